@@ -1,0 +1,167 @@
+"""All settings together: read the YAML, validate it once, hand each step its section."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import Field, ValidationError
+
+from emflow.step import EmflowError, Execution, Sample, StepConfig, own_fields, sample_fields
+
+ROOMS = ("simulate", "session", "ctf", "pick", "extract", "reconstruct", "validate")
+"""Rooms with settings; removing an optional room means deleting its folder, its rule file and its name here."""
+
+
+Model = TypeVar("Model", bound=StepConfig)
+
+
+class Input(StepConfig):
+    """What comes in. Paths are relative to the folder where snakemake runs."""
+
+    micrographs: str | None = None
+    """Micrographs: a folder, a glob, or a text file with one path a line; MRC or TIFF."""
+    even: str | None = None
+    """Even half sums: a pattern with {name} for the micrograph's base name without its suffix."""
+    odd: str | None = None
+    """Odd half sums, likewise."""
+    ctf: str | None = None
+    """Somebody's CTF: a STAR table (RELION's columns), matched by base name; replaces the CTF step."""
+    picks: str | None = None
+    """Somebody's picks: a particle STAR with coordinates, matched by base name; replaces the picking step."""
+    truth: str | None = None
+    """Folder with the truth of a simulated session, to score the results against."""
+
+
+class Settings(StepConfig):
+    """A whole configuration: general sections here, one section per step from the rooms."""
+
+    project: str = Field("project", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """Name of the project; results go to results/<project>."""
+    input: Input = Input()
+    sample: Sample = Sample()
+    execution: Execution = Execution()
+    steps: dict[str, StepConfig] = {}
+
+    def section(self, step: str) -> StepConfig:
+        """Return a step's settings (``ctf.fit``) with the sample's facts it declares."""
+        return self.steps[step]
+
+    def params(self, step: str) -> str:
+        """JSON of a step's settings and version: what triggers its rerun."""
+        cfg = self.section(step)
+        return json.dumps({"version": cfg.version, **cfg.model_dump(mode="json")})
+
+
+def step_models() -> dict[str, type[StepConfig]]:
+    """Return every step's settings model by its name, ``room.verb``."""
+    models: dict[str, type[StepConfig]] = {}
+    for room in ROOMS:
+        module = importlib.import_module(f"emflow.{room}.config")
+        models.update({f"{room}.{verb}": model for verb, model in module.STEPS.items()})
+    return models
+
+
+def load_settings(*sources: str | Path | Mapping[str, Any]) -> Settings:
+    """Validate YAML files or mappings, later ones over earlier ones; unset keys take their defaults.
+
+    Raises
+    ------
+    EmflowError
+        Naming the key, the value, what is allowed, and the nearest right key.
+    """
+    merged: dict[str, Any] = {}
+    for source in sources:
+        merged = _merge(merged, source if isinstance(source, Mapping) else read_yaml(source))
+    return validate(merged)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file safely; an empty file is an empty mapping."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise EmflowError(f"{path}: no such configuration file.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise EmflowError(f"{path}: not valid YAML: {error}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise EmflowError(f"{path}: expected keys and values, found {type(content).__name__}.")
+    return content
+
+
+def validate(content: Mapping[str, Any]) -> Settings:
+    """Validate a merged configuration; see :func:`load_settings`."""
+    models = step_models()
+    rooms = {step.split(".")[0] for step in models}
+    _known(content, [*Settings.model_fields.keys() - {"steps"}, *sorted(rooms)], "")
+    sample = _build(Sample, content.get("sample"), "sample")
+    steps: dict[str, StepConfig] = {}
+    for room in sorted(rooms):
+        section = content.get(room) or {}
+        if not isinstance(section, Mapping):
+            raise EmflowError(f"{room}: expected steps with their settings, found {section!r}.")
+        _known(section, [s.split(".")[1] for s in models if s.startswith(room + ".")], f"{room}.")
+    for step, model in models.items():
+        room, verb = step.split(".")
+        own = (content.get(room) or {}).get(verb) or {}
+        for key in own if isinstance(own, Mapping) else ():
+            if key in Sample.model_fields and key in model.model_fields:
+                raise EmflowError(f"{step}.{key}: this fact stands once, in sample.{key}; move it there.")
+        facts = {name: getattr(sample, name) for name in sample_fields(model)}
+        steps[step] = _build(model, own, step, facts, list(own_fields(model)))
+    whole = {
+        "project": content.get("project", Settings.model_fields["project"].default),
+        "input": _build(Input, content.get("input"), "input"),
+        "sample": sample,
+        "execution": _build(Execution, content.get("execution"), "execution"),
+        "steps": steps,
+    }
+    return _build(Settings, whole, "")
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = _merge(dict(merged[key]), value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _known(content: Mapping[str, Any], allowed: list[str], prefix: str) -> None:
+    for key in content:
+        if key not in allowed:
+            near = difflib.get_close_matches(str(key), allowed, n=1)
+            hint = (
+                f"Did you mean {prefix}{near[0]}?" if near else f"Known here: {', '.join(sorted(allowed))}."
+            )
+            raise EmflowError(f"{prefix}{key}: no such key. {hint}")
+
+
+def _build(
+    model: type[Model],
+    content: Any,
+    prefix: str,
+    facts: Mapping[str, Any] | None = None,
+    allowed: list[str] | None = None,
+) -> Model:
+    values = {} if content is None else content
+    if not isinstance(values, Mapping):
+        raise EmflowError(f"{prefix}: expected keys and values, found {values!r}.")
+    _known(
+        values, allowed if allowed is not None else list(model.model_fields), f"{prefix}." if prefix else ""
+    )
+    try:
+        return model.model_validate({**values, **(facts or {})})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join([prefix, *map(str, first["loc"])]).lstrip(".")
+        raise EmflowError(f"{where} = {first['input']!r}: {first['msg']}.") from None

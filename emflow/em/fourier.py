@@ -1,0 +1,49 @@
+"""Fourier crop and pad of images and volumes, centre at n//2, mean preserved."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def _take(spectrum: Tensor, dim: int, size: int, new: int) -> Tensor:
+    """Crop or zero-pad one full (unshifted) frequency axis from ``size`` to ``new`` samples."""
+    keep = min(size, new)
+    low, high = (keep + 1) // 2, keep // 2
+    parts = [spectrum.narrow(dim, 0, low)]
+    if new > keep:
+        shape = list(spectrum.shape)
+        shape[dim] = new - keep
+        parts.append(spectrum.new_zeros(shape))
+    parts.append(spectrum.narrow(dim, size - high, high))
+    return torch.cat(parts, dim)
+
+
+def fourier_resize(images: Tensor, size: int) -> Tensor:
+    """Crop (bin) or zero-pad (interpolate) square images in Fourier space.
+
+    Parameters
+    ----------
+    images
+        Real, shape (..., n, n); n and ``size`` even, so that the centre n//2 maps to size//2.
+    size
+        New side in pixels.
+
+    Returns
+    -------
+    Real, shape (..., size, size), same mean; the new Nyquist row and column are dropped, so that the
+    result is band-limited and real whatever the phase there.
+    """
+    n = images.shape[-1]
+    if images.shape[-2] != n or n % 2 or size % 2:
+        raise ValueError(f"expected even square images and size, got {tuple(images.shape)} and {size}")
+    if n == size:
+        return images
+    spectrum = torch.fft.rfft2(torch.fft.ifftshift(images, dim=(-2, -1)))
+    half = min(n, size) // 2
+    spectrum = _take(spectrum, -2, n, size)
+    columns = spectrum[..., :half]
+    rows = torch.fft.fftfreq(size, 1 / size, device=images.device).abs() < half
+    columns = columns * rows[:, None]
+    out = torch.fft.irfft2(columns, s=(size, size)) * (size / n) ** 2
+    return torch.fft.fftshift(out, dim=(-2, -1))

@@ -1,0 +1,113 @@
+"""The contrast transfer function of a thin specimen, for whole stacks at once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+def wavelength_angstrom(voltage_kv: float) -> float:
+    """Relativistic electron wavelength, in ångström (0.0197 at 300 kV)."""
+    volts = voltage_kv * 1e3
+    return 12.2643247 / math.sqrt(volts * (1 + 0.978466e-6 * volts))
+
+
+@dataclass(frozen=True)
+class Ctf:
+    """CTF parameters of one image or of N images.
+
+    Defocus in micrometre (underfocus positive), the astigmatism angle from the x axis to the
+    direction of ``defocus_u_um`` in degrees, the phase shift of a phase plate in degrees; each a float
+    or a tensor of shape (N,).
+    """
+
+    defocus_u_um: Tensor
+    defocus_v_um: Tensor
+    defocus_angle_deg: Tensor
+    voltage_kv: float = 300.0
+    cs_mm: float = 2.7
+    amplitude_contrast: float = 0.07
+    phase_shift_deg: Tensor | float = 0.0
+
+    def to(self, device: torch.device) -> Ctf:
+        """Return a copy with its tensors on ``device``."""
+        phase = self.phase_shift_deg
+        return replace(
+            self,
+            defocus_u_um=self.defocus_u_um.to(device),
+            defocus_v_um=self.defocus_v_um.to(device),
+            defocus_angle_deg=self.defocus_angle_deg.to(device),
+            phase_shift_deg=phase.to(device) if isinstance(phase, Tensor) else phase,
+        )
+
+    def __getitem__(self, index: slice | Tensor) -> Ctf:
+        """Return the parameters of some of the images."""
+        phase = self.phase_shift_deg
+        return replace(
+            self,
+            defocus_u_um=self.defocus_u_um[index],
+            defocus_v_um=self.defocus_v_um[index],
+            defocus_angle_deg=self.defocus_angle_deg[index],
+            phase_shift_deg=phase[index] if isinstance(phase, Tensor) else phase,
+        )
+
+
+def ctf_phase(ctf: Ctf, fy: Tensor, fx: Tensor) -> Tensor:
+    """Return the aberration phase γ at given frequencies, as RELION defines it.
+
+    γ = −πλ·Δf(θ)·s² + (π/2)·Cs·λ³·s⁴ − phase shift − atan(Q0/√(1−Q0²)); the CTF is −sin γ.
+
+    Parameters
+    ----------
+    ctf
+        Parameters of N images.
+    fy, fx
+        Frequencies in 1/ångström, of one common shape F.
+
+    Returns
+    -------
+    Tensor of shape (N, *F), in radian.
+    """
+    wavelength = wavelength_angstrom(ctf.voltage_kv)
+    s2 = fx * fx + fy * fy
+    ndim = s2.ndim
+
+    def column(value: Tensor | float) -> Tensor:
+        return torch.as_tensor(value, dtype=s2.dtype, device=s2.device).reshape(-1, *[1] * ndim)
+
+    u, v = column(ctf.defocus_u_um) * 1e4, column(ctf.defocus_v_um) * 1e4
+    angle = torch.deg2rad(column(ctf.defocus_angle_deg))
+    # Δf·s² without atan2: ½(u+v)·s² + ½(u−v)·((fx²−fy²)·cos 2α + 2·fx·fy·sin 2α)
+    defocus_s2 = 0.5 * (u + v) * s2 + 0.5 * (u - v) * (
+        (fx * fx - fy * fy) * torch.cos(2 * angle) + 2 * fx * fy * torch.sin(2 * angle)
+    )
+    amplitude = math.asin(ctf.amplitude_contrast)  # = atan(Q0/√(1−Q0²))
+    spherical = 0.5 * math.pi * ctf.cs_mm * 1e7 * wavelength**3 * s2 * s2
+    return (
+        -math.pi * wavelength * defocus_s2
+        + spherical
+        - torch.deg2rad(column(ctf.phase_shift_deg))
+        - amplitude
+    )
+
+
+def ctf_values(ctf: Ctf, fy: Tensor, fx: Tensor) -> Tensor:
+    """Return the CTF, −sin γ, of N images at given frequencies: shape (N, *F).
+
+    With underfocus positive and protein white in the object, the image shows protein white where the
+    CTF is positive: the value at zero frequency is +amplitude contrast.
+    """
+    return -torch.sin(ctf_phase(ctf, fy, fx))
+
+
+def rfft_frequencies(
+    shape: tuple[int, int], pixel_size_angstrom: float, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return fy, fx in 1/ångström of ``torch.fft.rfft2`` of an image: each of shape (ny, nx//2 + 1)."""
+    fy = torch.fft.fftfreq(shape[0], pixel_size_angstrom, device=device)
+    fx = torch.fft.rfftfreq(shape[1], pixel_size_angstrom, device=device)
+    grid_y, grid_x = torch.meshgrid(fy, fx, indexing="ij")
+    return grid_y, grid_x

@@ -1,0 +1,177 @@
+"""Tables of micrographs: from a STAR file, a folder, a glob or one image; each with its optics."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from emflow.io.image import MRC_SUFFIXES, TIFF_SUFFIXES
+from emflow.io.journal import Journal
+from emflow.io.star import floats, read_star
+from emflow.step import EmflowError, OpticsFacts
+
+log = logging.getLogger("emflow")
+
+SET_ASIDE_COLUMNS = ["rlnMicrographName", "emflowMicrographId", "emflowReason", "emflowExpected"]
+
+
+@dataclass(frozen=True)
+class Micrographs:
+    """Micrographs with their optics groups, as text tables (STAR blocks micrographs and optics)."""
+
+    table: pd.DataFrame
+    optics: pd.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def facts(self, row: int) -> OpticsFacts:
+        """Optics of one micrograph, from its optics group."""
+        group = str(self.table["rlnOpticsGroup"].iloc[row]) if "rlnOpticsGroup" in self.table else "1"
+        match = self.optics[self.optics["rlnOpticsGroup"].astype(str) == group]
+        if len(match) != 1:
+            raise EmflowError(f"Optics group {group} of {self.name(row)} is not in data_optics.")
+        return optics_facts(match)
+
+    def name(self, row: int) -> str:
+        """Path of the image, as the table gives it (relative to the working folder)."""
+        return str(self.table["rlnMicrographName"].iloc[row])
+
+    def identity(self, row: int) -> str:
+        """The micrograph's id."""
+        return str(self.table["emflowMicrographId"].iloc[row])
+
+
+def optics_facts(group: pd.DataFrame) -> OpticsFacts:
+    """Facts of a one-row optics table."""
+    for column in ("rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize", "rlnImagePixelSize"):
+        if column in group:
+            pixel = float(floats(group, column)[0])
+            break
+    else:
+        raise EmflowError("data_optics has no pixel size (_rlnMicrographPixelSize).")
+    return OpticsFacts(
+        pixel_size_angstrom=pixel,
+        voltage_kv=float(floats(group, "rlnVoltage")[0]),
+        cs_mm=float(floats(group, "rlnSphericalAberration")[0]),
+        amplitude_contrast=float(floats(group, "rlnAmplitudeContrast")[0]),
+    )
+
+
+def optics_table(facts: OpticsFacts) -> pd.DataFrame:
+    """One optics group, RELION's columns; the pixel size must be known."""
+    if facts.pixel_size_angstrom is None:
+        raise EmflowError(
+            "The pixel size is not known: set sample.pixel_size_angstrom in the configuration "
+            "(or give --pixel-size-angstrom). Image headers are not trusted for it."
+        )
+    return pd.DataFrame(
+        {
+            "rlnOpticsGroup": ["1"],
+            "rlnOpticsGroupName": ["opticsGroup1"],
+            "rlnMicrographPixelSize": [facts.pixel_size_angstrom],
+            "rlnVoltage": [facts.voltage_kv],
+            "rlnSphericalAberration": [facts.cs_mm],
+            "rlnAmplitudeContrast": [facts.amplitude_contrast],
+        },
+        dtype=object,
+    )
+
+
+def micrograph_id(path: str | os.PathLike[str]) -> str:
+    """Short hash of base name, size and modification time: the micrograph's identity."""
+    stat = os.stat(path)
+    content = f"{Path(path).name}\0{stat.st_size}\0{stat.st_mtime_ns}"
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+def find_images(source: str | os.PathLike[str]) -> list[Path]:
+    """List the images of a folder, a glob, a text list or a single file, sorted by name."""
+    text = str(source)
+    path = Path(text)
+    suffixes = MRC_SUFFIXES + TIFF_SUFFIXES
+    if path.is_dir():
+        found = [p for p in path.iterdir() if p.suffix.lower() in suffixes and p.is_file()]
+    elif path.is_file() and path.suffix.lower() in (".txt", ".lst"):
+        lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+        return [Path(line) for line in lines if line and not line.startswith("#")]
+    elif path.is_file():
+        found = [path]
+    else:
+        found = [Path(p) for p in glob.glob(text, recursive=True) if Path(p).suffix.lower() in suffixes]
+    return sorted(p for p in found if not p.name.startswith("."))
+
+
+def load_micrographs(source: str | os.PathLike[str], facts: OpticsFacts | None = None) -> Micrographs:
+    """Load micrographs from a STAR table (its optics win) or from plain images (then ``facts`` must be given).
+
+    Raises
+    ------
+    EmflowError
+        If nothing is found, or the pixel size is known from neither.
+    """
+    if str(source).endswith(".star"):
+        tables = read_star(source)
+        if "micrographs" not in tables:
+            raise EmflowError(f"{source}: has no block data_micrographs.")
+        table = tables["micrographs"]
+        if "emflowMicrographId" not in table:
+            table = table.assign(emflowMicrographId=[micrograph_id(p) for p in table["rlnMicrographName"]])
+        optics = tables["optics"] if "optics" in tables else optics_table(facts or OpticsFacts())
+        return Micrographs(table, optics)
+    paths = find_images(source)
+    if not paths:
+        raise EmflowError(
+            f"{source}: no MRC or TIFF image found. Give a folder, a glob in quotes, or a STAR table."
+        )
+    table = pd.DataFrame(
+        {
+            "rlnMicrographName": [str(p) for p in paths],
+            "emflowMicrographId": [micrograph_id(p) for p in paths],
+            "rlnOpticsGroup": "1",
+        },
+        dtype=object,
+    )
+    return Micrographs(table, optics_table(facts or OpticsFacts()))
+
+
+def for_each(
+    micrographs: Micrographs,
+    work: Callable[[int], dict[str, Any]],
+    journal: Journal,
+    key: Callable[[int], str],
+) -> tuple[dict[int, dict[str, Any]], pd.DataFrame]:
+    """Run ``work(row)`` on every micrograph; keep what was done before; set aside what fails.
+
+    ``work`` returns a JSON-able result. An :class:`EmflowError` sets that micrograph aside with its
+    reason; the rest goes on.
+
+    Returns
+    -------
+    results by row, and the set-aside table (columns ``SET_ASIDE_COLUMNS``).
+    """
+    results: dict[int, dict[str, Any]] = {}
+    aside: list[list[str]] = []
+    for row in range(len(micrographs)):
+        identity, row_key = micrographs.identity(row), key(row)
+        result = journal.get(identity, row_key)
+        if result is None:
+            try:
+                result = work(row)
+            except EmflowError as error:
+                log.warning("set aside: %s", error)
+                result = {"set_aside": str(error)}
+            journal.put(identity, row_key, result)
+        if "set_aside" in result:
+            aside.append([micrographs.name(row), identity, result["set_aside"], result.get("expected", "")])
+        else:
+            results[row] = result
+    return results, pd.DataFrame(aside, columns=pd.Index(SET_ASIDE_COLUMNS), dtype=object)

@@ -1,0 +1,109 @@
+"""MRC images, stacks and maps: read with readable errors, write atomically and without timestamps."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+
+from emflow.io.atomic import atomic_path
+from emflow.step import EmflowError
+
+RESTORED_LABEL = "emflow: restored pixels, not for reconstruction"
+"""Label of every file whose pixels were denoised or otherwise restored (DESIGN.md, taint)."""
+
+
+@dataclass(frozen=True)
+class MrcHeader:
+    """What the header says; its pixel size is reported, never trusted over the configuration."""
+
+    shape: tuple[int, ...]
+    mode: int
+    voxel_size_angstrom: float
+    origin_angstrom: tuple[float, float, float]
+    labels: tuple[str, ...]
+
+    @property
+    def restored(self) -> bool:
+        """Whether the file carries the mark of restored pixels."""
+        return RESTORED_LABEL in self.labels
+
+
+def _open(path: Path) -> mrcfile.mrcfile.MrcFile | mrcfile.mrcmemmap.MrcMemmap:
+    if not path.exists():
+        raise EmflowError(f"{path}: no such file.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)  # mrcfile warns where it guesses
+            return mrcfile.mmap(path, mode="r", permissive=False)
+    except (ValueError, RuntimeWarning, OSError) as error:
+        raise EmflowError(
+            f"{path}: not a readable MRC file ({error}). It may be truncated or another format."
+        ) from None
+
+
+def read_header(path: str | os.PathLike[str]) -> MrcHeader:
+    """Read the header alone (the pixels are mapped, not read)."""
+    with _open(Path(path)) as mrc:
+        header = mrc.header
+        labels = tuple(str(label, "latin-1").strip() for label in header.label[: int(header.nlabl)].tolist())
+        return MrcHeader(
+            shape=tuple(int(n) for n in mrc.data.shape),
+            mode=int(header.mode),
+            voxel_size_angstrom=float(mrc.voxel_size.x),
+            origin_angstrom=tuple(float(header.origin[a]) for a in "xyz"),  # type: ignore[arg-type]
+            labels=labels,
+        )
+
+
+def read_mrc(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read an image (y, x), stack (n, y, x) or map (z, y, x) as float32.
+
+    Modes 0, 1, 2, 6 and 12; a single image may be stored as a stack of one.
+
+    Raises
+    ------
+    EmflowError
+        Missing, truncated, not MRC, or complex.
+    """
+    with _open(Path(path)) as mrc:
+        if np.iscomplexobj(mrc.data):
+            raise EmflowError(
+                f"{path}: holds complex values (mode {int(mrc.header.mode)}); expected real pixels."
+            )
+        return np.array(mrc.data, dtype=np.float32)
+
+
+def map_mrc(path: str | os.PathLike[str]) -> np.ndarray:
+    """Memory-map the pixels in their stored type: nothing is read until it is touched."""
+    return _open(Path(path)).data
+
+
+def write_mrc(
+    path: str | os.PathLike[str],
+    data: np.ndarray,
+    voxel_size_angstrom: float,
+    *,
+    labels: tuple[str, ...] = (),
+    half_precision: bool = False,
+) -> None:
+    """Write an image, stack or map atomically, mode 2 (mode 12 for emflow's own caches).
+
+    The extension decides what three dimensions mean: ``.mrcs`` is a stack of images, ``.mrc`` a map.
+    """
+    stack = str(path).endswith(".mrcs")
+    pixels = np.ascontiguousarray(data, dtype=np.float16 if half_precision else np.float32)
+    with atomic_path(path) as temporary:
+        with mrcfile.new(temporary, overwrite=True) as mrc:
+            mrc.set_data(pixels)
+            if stack and pixels.ndim == 3:
+                mrc.set_image_stack()
+            mrc.voxel_size = voxel_size_angstrom
+            mrc.header.label = b""  # mrcfile writes the time here
+            mrc.header.nlabl = len(labels)
+            for i, label in enumerate(labels):
+                mrc.header.label[i] = label[:80].encode("latin-1", "replace")

@@ -1,0 +1,92 @@
+"""What every step's settings are made of.
+
+A step's settings are one frozen pydantic model in its room's ``config.py``: the only place where a
+parameter is written. The YAML with its comments, the JSON schema, ``--help`` and the Snakemake
+params are all made from it. This module imports nothing heavy.
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from cyclopts import Parameter
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class EmflowError(Exception):
+    """Something the user can mend: what is wrong, where, what was expected, what to do."""
+
+
+@Parameter(name="*")  # flat flags: --patch-size, not --cfg.patch-size; inherited by every section
+class StepConfig(BaseModel):
+    """Base of all settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    version: ClassVar[int] = 1
+    """Raised whenever the step's results change; part of what triggers a rerun."""
+
+
+class OpticsFacts(StepConfig):
+    """Facts about the microscope and the images; a table's optics group wins over them."""
+
+    pixel_size_angstrom: float | None = Field(None, gt=0, le=100)
+    """Pixel size of the micrographs, in ångström. Must be given unless the input table has it; headers are not trusted."""
+    voltage_kv: float = Field(300.0, gt=0, le=3000)
+    """Acceleration voltage, in kilovolt."""
+    cs_mm: float = Field(2.7, ge=0, le=20)
+    """Spherical aberration, in millimetre; 0 for a corrected microscope."""
+    amplitude_contrast: float = Field(0.07, ge=0, lt=1)
+    """Fraction of amplitude contrast: about 0.07 for ice, 0.1 by older custom."""
+
+
+class SpecimenSize(StepConfig):
+    """How large the particle is."""
+
+    diameter_angstrom: float | None = Field(None, gt=10, le=5000)
+    """Longest diameter of the particle, in ångström."""
+
+
+class SpecimenSymmetry(StepConfig):
+    """Point group of the particle."""
+
+    symmetry: str = Field("C1", pattern=r"^([CD][1-9]\d?|T|O|I)$")
+    """Point group: C1, Cn, Dn, T, O or I (axes as in RELION)."""
+
+
+class SpecimenContrast(StepConfig):
+    """Whether protein is dark or bright in the micrographs."""
+
+    contrast: str = Field("auto", pattern=r"^(auto|dark|bright)$")
+    """Protein in the micrographs: dark (usual), bright, or auto to detect and report it."""
+
+
+class Sample(OpticsFacts, SpecimenSize, SpecimenSymmetry, SpecimenContrast):
+    """The specimen and the microscope. Stands once; reaches only the steps that declare these facts."""
+
+
+class Execution(StepConfig):
+    """How to run. Never part of what triggers a rerun; changes no result beyond rounding."""
+
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
+    """Where tensors live: auto takes a GPU where there is one."""
+    threads: int = Field(0, ge=0, le=1024)
+    """CPU threads of one job; 0 takes what Snakemake or the machine gives."""
+    memory_gb: float = Field(0.0, ge=0)
+    """Memory a step may plan with, in gigabyte; 0 takes what is free."""
+
+
+class Run(Execution):
+    """What every command takes beside its step's settings."""
+
+    record: Path | None = None
+    """Where to write the record of the run (JSON): command, settings, inputs, versions, cost."""
+
+
+def own_fields(model: type[StepConfig]) -> dict[str, Any]:
+    """Fields that belong to the step's own section, without the sample's facts it declares."""
+    return {name: field for name, field in model.model_fields.items() if name not in Sample.model_fields}
+
+
+def sample_fields(model: type[StepConfig]) -> list[str]:
+    """Names of the sample's facts that the step declares."""
+    return [name for name in model.model_fields if name in Sample.model_fields]
