@@ -97,13 +97,12 @@ def write_mrc(
     """
     stack = str(path).endswith(".mrcs")
     pixels = np.ascontiguousarray(data, dtype=np.float16 if half_precision else np.float32)
-    with atomic_path(path) as temporary:
-        with mrcfile.new(temporary, overwrite=True) as mrc:
-            mrc.set_data(pixels)
-            if stack and pixels.ndim == 3:
-                mrc.set_image_stack()
-            mrc.voxel_size = voxel_size_angstrom
-            mrc.header.label = b""  # mrcfile writes the time here
-            mrc.header.nlabl = len(labels)
-            for i, label in enumerate(labels):
-                mrc.header.label[i] = label[:80].encode("latin-1", "replace")
+    with atomic_path(path) as temporary, mrcfile.new(temporary, overwrite=True) as mrc:
+        mrc.set_data(pixels)
+        if stack and pixels.ndim == 3:
+            mrc.set_image_stack()
+        mrc.voxel_size = voxel_size_angstrom
+        mrc.header.label = b""  # mrcfile writes the time here
+        mrc.header.nlabl = len(labels)
+        for i, label in enumerate(labels):
+            mrc.header.label[i] = label[:80].encode("latin-1", "replace")

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterable
 from importlib import metadata
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
