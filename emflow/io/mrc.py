@@ -15,6 +15,8 @@ from emflow.step import EmflowError
 
 RESTORED_LABEL = "emflow: restored pixels, not for reconstruction"
 """Label of every file whose pixels were denoised or otherwise restored (DESIGN.md, taint)."""
+UNRESTORED_LABEL = "emflow: made from unrestored pixels"
+"""Label of half maps whose origin is known to be clean; a file with neither label is of unknown origin."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,11 @@ class MrcHeader:
     def restored(self) -> bool:
         """Whether the file carries the mark of restored pixels."""
         return RESTORED_LABEL in self.labels
+
+    @property
+    def unrestored(self) -> bool:
+        """Whether the file says that its pixels come from unrestored images."""
+        return UNRESTORED_LABEL in self.labels
 
 
 def _open(path: Path) -> mrcfile.mrcfile.MrcFile | mrcfile.mrcmemmap.MrcMemmap:
