@@ -1,0 +1,193 @@
+"""Make micrographs with known truth, one at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from emflow.device import generator
+from emflow.em.optics import Ctf, ctf_values, rfft_frequencies, wavelength_angstrom
+from emflow.simulate.config import SimulateSession
+from emflow.simulate.project import Projector, random_rotations
+from emflow.simulate.scene import (
+    add_images,
+    carbon_thickness,
+    clump_particles,
+    disc_mask,
+    place_particles,
+    smooth_noise,
+)
+
+BOX_DIAMETERS = 1.5
+"""Side of the box in which the SNR is defined, in longest diameters."""
+_CARBON_TO_ICE = 3.0  # amplitude of carbon's phase noise over the ice's
+_CARBON_MEAN = 0.86  # transmission of carbon at zero frequency
+_CALIBRATION = 128  # projections from which the noise level is set
+
+
+@dataclass(frozen=True)
+class Imaging:
+    """What all micrographs share: optics, noise, and the box of the SNR."""
+
+    pixel_size_angstrom: float
+    diameter_angstrom: float
+    box_px: int
+    counts: float
+    """Mean electrons per pixel that give the camera's noise by counting alone."""
+    ice_amplitude: float
+    """Deviation of the ice's phase noise per pixel, in radian."""
+
+
+@dataclass(frozen=True)
+class Micrograph:
+    """One simulated micrograph with its truth."""
+
+    name: str
+    even: Tensor
+    odd: Tensor
+    clean: Tensor
+    """The noise-free image (no camera noise, no ice), in counts."""
+    mask: Tensor
+    """1 where carbon or an aggregate lies, float32."""
+    ctf: Ctf
+    coordinates: Tensor
+    """Particle centres x, y in pixels, (N, 2)."""
+    rotations: Tensor
+    """(N, 3, 3), r_image = A r."""
+    carbon: bool
+
+    @property
+    def total(self) -> Tensor:
+        """The micrograph: even + odd."""
+        return self.even + self.odd
+
+
+def interaction(voltage_kv: float) -> float:
+    """Interaction constant, radian per volt and ångström (6.5e-4 at 300 kV). E. Kirkland, 2010, eq. 5.6."""
+    energy, rest = voltage_kv * 1e3, 510998.95
+    return 2 * math.pi / (wavelength_angstrom(voltage_kv) * energy) * (rest + energy) / (2 * rest + energy)
+
+
+def draw_ctf(cfg: SimulateSession, index: int) -> Ctf:
+    """Draw the CTF of one micrograph: its defocus stratified over the session, astigmatism uniform."""
+    rng = generator(cfg.seed, 11, index)
+    total = cfg.n_micrographs + cfg.n_noise_micrographs
+    order = torch.randperm(total, generator=generator(cfg.seed, 12))
+    jitter, stretch, angle = torch.rand(3, generator=rng, dtype=torch.float64).tolist()
+    mean = (
+        cfg.defocus_min_um + (cfg.defocus_max_um - cfg.defocus_min_um) * (int(order[index]) + jitter) / total
+    )
+    half = 0.5 * cfg.astigmatism_max_um * stretch
+    return Ctf(
+        torch.tensor([mean + half], dtype=torch.float64),
+        torch.tensor([mean - half], dtype=torch.float64),
+        torch.tensor([180 * angle], dtype=torch.float64),
+        cfg.voltage_kv,
+        cfg.cs_mm,
+        cfg.amplitude_contrast,
+    )
+
+
+def transfer(cfg: SimulateSession, ctf: Ctf, size: int, pixel: float, device: torch.device) -> Tensor:
+    """Return −2·CTF·envelope on the grid of ``rfft2`` of a square image: phase (rad) to contrast (dark protein)."""
+    fy, fx = rfft_frequencies((size, size), pixel, device)
+    envelope = torch.exp(-0.25 * cfg.envelope_b_factor_angstrom2 * (fy**2 + fx**2))
+    return -2 * ctf_values(ctf, fy, fx)[0] * envelope
+
+
+def calibrate(
+    cfg: SimulateSession, projector: Projector, diameter_angstrom: float, pixel: float, device: torch.device
+) -> Imaging:
+    """Set the noise from the settings' SNR, over random views and the session's own defoci."""
+    box = projector.box
+    total = cfg.n_micrographs + cfg.n_noise_micrographs
+    rotations = random_rotations(_CALIBRATION, generator(cfg.seed, 13)).to(device)
+    images = torch.fft.rfft2(projector(rotations, torch.zeros(_CALIBRATION, 2, device=device)))
+    images = images * interaction(cfg.voltage_kv)
+    chosen = torch.linspace(0, max(total - 1, 0), min(max(total, 1), 16)).long().tolist()
+    signal, ice = 0.0, 0.0
+    for index in chosen if total else []:
+        h = transfer(cfg, draw_ctf(cfg, index), box, pixel, device)
+        signal += float(torch.fft.irfft2(images * h, s=(box, box)).var(dim=(-2, -1)).mean()) / len(chosen)
+        spectrum = transfer(cfg, draw_ctf(cfg, index), 256, pixel, device) ** 2
+        ice += float(spectrum.mean()) / len(chosen)
+    noise = signal / cfg.snr if total else 1.0
+    counts = 1 / ((1 - cfg.ice_noise) * noise)
+    return Imaging(pixel, diameter_angstrom, box, counts, math.sqrt(cfg.ice_noise * noise / max(ice, 1e-12)))
+
+
+def carbon_indices(cfg: SimulateSession) -> set[int]:
+    """Which micrographs have a carbon edge: spread evenly."""
+    number = min(cfg.n_carbon_micrographs, cfg.n_micrographs)
+    return {int((i + 0.5) * cfg.n_micrographs / number) for i in range(number)}
+
+
+def simulate_micrographs(
+    cfg: SimulateSession, projector: Projector, imaging: Imaging, device: torch.device
+) -> Iterator[Micrograph]:
+    """Yield the session's micrographs one by one, the noise-only ones last; memory is that of one."""
+    for index in range(cfg.n_micrographs + cfg.n_noise_micrographs):
+        yield _micrograph(cfg, projector, imaging, index, device)
+
+
+def _micrograph(
+    cfg: SimulateSession, projector: Projector, imaging: Imaging, index: int, device: torch.device
+) -> Micrograph:
+    rng = generator(cfg.seed, 20, index)
+    size, box, pixel = cfg.micrograph_size_px, imaging.box_px, imaging.pixel_size_angstrom
+    ctf = draw_ctf(cfg, index)
+    # The scene is wider than the image: the CTF spreads a point by λ·Δf·s, and boxes reach over the border.
+    spread = wavelength_angstrom(cfg.voltage_kv) * float(ctf.defocus_u_um.abs().max()) * 1e4 / (2 * pixel**2)
+    margin = max(box, 2 * math.ceil(0.5 * spread + 8))
+    wide = size + 2 * margin
+    wide += -wide % 16
+    diameter_px = imaging.diameter_angstrom / pixel
+    edge = min(math.ceil(0.5 * diameter_px), size // 2 - 1)
+    has_particles, has_carbon = index < cfg.n_micrographs, index in carbon_indices(cfg)
+    carbon = carbon_thickness(wide, rng) if has_carbon else torch.zeros(wide, wide)
+    inner = carbon[margin : margin + size, margin : margin + size]
+    clumps = clump_particles(size, edge, diameter_px, rng, cfg.aggregates_per_micrograph * has_particles)
+    junk = torch.maximum((inner > 0.05).float(), disc_mask(size, clumps))
+    grown = torch.nn.functional.max_pool2d(junk[None], 2 * edge + 1, 1, edge)[0]  # particles keep off junk
+    free = float(1 - grown.mean())
+    number = round(cfg.particles_per_micrograph * has_particles * min(1.0, free * 1.05))
+    coordinates = place_particles(grown, number, cfg.min_distance * diameter_px, edge, rng)
+    everything = torch.cat([coordinates, *[clump.members for clump in clumps]])
+    rotations = random_rotations(len(everything), rng)
+    nearest = everything.round()
+    images = projector(rotations.to(device), (everything - nearest).to(device)) * interaction(cfg.voltage_kv)
+    phase = torch.zeros(wide, wide, device=device)
+    add_images(phase, images, nearest.long() + margin - box // 2)
+    h = transfer(cfg, ctf, wide, pixel, device)
+    background = torch.exp(0.06 * smooth_noise((wide, wide), wide / 5, rng)) * (
+        1 - (1 - _CARBON_MEAN) * carbon
+    )
+
+    def image(scene: Tensor) -> Tensor:
+        contrast = torch.fft.irfft2(torch.fft.rfft2(scene) * h, s=(wide, wide)).cpu()
+        out = imaging.counts * background * (1 + contrast)
+        return out[margin : margin + size, margin : margin + size]
+
+    clean = image(phase)
+    texture = torch.randn(wide, wide, generator=rng) * imaging.ice_amplitude
+    texture = (
+        texture + carbon * torch.randn(wide, wide, generator=rng) * imaging.ice_amplitude * _CARBON_TO_ICE
+    )
+    mean = image(phase + texture.to(device))
+    even, odd = (0.5 * mean + (0.5 * mean.clamp(min=0)).sqrt() * torch.randn(size, size, generator=rng)
+                 for _ in range(2))  # fmt: skip
+    return Micrograph(
+        f"sim_{index + 1:05d}",
+        even,
+        odd,
+        clean,
+        junk,
+        ctf,
+        coordinates,
+        rotations[: len(coordinates)],
+        has_carbon,
+    )
