@@ -44,6 +44,19 @@ def soft_sphere(
     return cosine_edge(radius_grid(size, ndim, device=device) - radius_px, edge_px)
 
 
+def spherical_part(volume: Tensor) -> Tensor:
+    """Replace each voxel of a cube (n, n, n) by the mean over its sphere about n//2 (linear between radii)."""
+    radius = radius_grid(volume.shape[-1], device=volume.device)
+    index = radius.round().long()
+    count = int(index.max()) + 2
+    sums = torch.zeros(2, count, dtype=torch.float64, device=volume.device)
+    sums[0].index_add_(0, index.reshape(-1), volume.double().reshape(-1))
+    sums[1].index_add_(0, index.reshape(-1), torch.ones_like(volume).double().reshape(-1))
+    profile = (sums[0] / sums[1].clamp_min(1)).to(volume.dtype)
+    low = radius.floor().long()
+    return torch.lerp(profile[low], profile[low + 1], (radius - low).to(volume.dtype))
+
+
 def lowpass(volume: Tensor, voxel_size_angstrom: float, resolution_angstrom: float) -> Tensor:
     """Low-pass volumes (..., n, n, n) with a Gaussian that is ½ at ``resolution_angstrom`` (no ringing)."""
     n = volume.shape[-1]

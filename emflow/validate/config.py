@@ -1,5 +1,29 @@
 """Settings of the validate room."""
 
-from emflow.step import StepConfig
+from pydantic import Field
 
-STEPS: dict[str, type[StepConfig]] = {}
+from emflow.step import SpecimenSize, SpecimenSymmetry, StepConfig
+
+
+class ValidateMaps(SpecimenSize, SpecimenSymmetry):
+    """Judge two half maps: Fourier shell correlation, resolution, mask, angular distribution."""
+
+    voxel_size_angstrom: float | None = Field(None, gt=0, le=100)
+    """Voxel size of the maps, in ångström; by default the one in their headers."""
+    randomise_below: float = Field(0.8, gt=0.143, lt=1)
+    """Phases are randomised from the first shell where the unmasked FSC falls below this value."""
+    randomisations: int = Field(3, ge=1, le=100)
+    """Random phases drawn; their FSC curves are averaged, which steadies the corrected curve."""
+    mask_lowpass_angstrom: float = Field(15.0, gt=0, le=200)
+    """Automatic mask: low-pass of the map before the threshold, in ångström."""
+    mask_threshold_deviations: float = Field(4.0, gt=0, le=50)
+    """Automatic mask: threshold above the solvent, in the solvent's standard deviations."""
+    mask_dilate_angstrom: float = Field(6.0, ge=0, le=200)
+    """Automatic mask: how far it reaches beyond the threshold, in ångström."""
+    mask_edge_angstrom: float = Field(12.0, ge=0, le=200)
+    """Automatic mask: width of its soft edge outside of that, in ångström."""
+    seed: int = 0
+    """Seed of the random phases."""
+
+
+STEPS: dict[str, type[StepConfig]] = {"maps": ValidateMaps}

@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from emflow.device import generator
-from emflow.em.masks import background, cosine_edge, lowpass, radius_grid, soft_sphere, solvent_mask
+from emflow.em.masks import (
+    background,
+    cosine_edge,
+    lowpass,
+    radius_grid,
+    soft_sphere,
+    solvent_mask,
+    spherical_part,
+)
 
 
 def test_soft_sphere_is_one_inside_half_in_the_edge_zero_outside() -> None:
@@ -79,3 +87,11 @@ def test_background_ignores_a_bright_minority() -> None:
     level, deviation = background(torch.cat([solvent, protein]))
     assert level == pytest.approx(5, abs=0.1)
     assert deviation == pytest.approx(2, rel=0.1)
+
+
+def test_spherical_part_keeps_a_ball_and_drops_the_rest() -> None:
+    shell = soft_sphere(32, 9, 6)
+    torch.testing.assert_close(spherical_part(shell), shell, atol=0.03, rtol=0)
+    z = (torch.arange(32.0) - 16).expand(32, 32, 32)  # odd in x: no mean over a sphere
+    inside = radius_grid(32) < 14
+    assert spherical_part(z)[inside].abs().max() < 0.05

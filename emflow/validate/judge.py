@@ -1,0 +1,250 @@
+"""Verdicts on two half maps: each says what was asked, the answer, the evidence and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from emflow.validate.angles import Coverage
+from emflow.validate.maps import HalfMapCurves
+
+RANK = {"pass": 0, "warn": 1, "unknown": 2, "fail": 3}
+"""From good to bad; a claim is never better than what it rests on."""
+
+
+class Judgement(NamedTuple):
+    """One row of ``verdicts.json``."""
+
+    question: str
+    answer: str
+    evidence: str
+    action: str = ""
+
+
+class HalfSets(NamedTuple):
+    """How the particles are split into halves."""
+
+    half1: int
+    half2: int
+    shared_micrographs: int
+    """Micrographs with particles in both halves."""
+
+
+def split_of(particles: pd.DataFrame) -> HalfSets | None:
+    """Count the halves of a particle table (rlnRandomSubset); None if it does not say."""
+    name = next((c for c in ("emflowMicrographId", "rlnMicrographName") if c in particles), None)
+    if "rlnRandomSubset" not in particles or name is None:
+        return None
+    half = particles["rlnRandomSubset"].astype(str)
+    halves_per_micrograph = half.groupby(particles[name].to_numpy()).nunique()
+    return HalfSets(
+        int((half == "1").sum()), int((half == "2").sum()), int((halves_per_micrograph > 1).sum())
+    )
+
+
+def is_resolved(curves: HalfMapCurves) -> bool:
+    """Whether the halves agree more than noise does: three shells or more, five standard deviations."""
+    return curves.last_shell() >= 3 and curves.significance() >= 5
+
+
+def judge_resolution(
+    curves: HalfMapCurves,
+    aspherical: HalfMapCurves,
+    diameter_angstrom: float | None,
+    quoted: Sequence[dict[str, str]],
+) -> Judgement:
+    """Say to which resolution the half maps agree; never better than the reconstruction's own verdicts.
+
+    Parameters
+    ----------
+    curves
+        FSC of the half maps.
+    aspherical
+        The same without their spherically symmetric parts.
+    diameter_angstrom
+        Diameter of the particle; agreement that is coarser than a quarter of it shows the shape only.
+    quoted
+        Verdicts of the reconstruction, if there are any.
+    """
+    question = "To which resolution do the half maps agree?"
+    resolution = curves.resolution()
+    if resolution is None or not is_resolved(curves):
+        return Judgement(
+            question,
+            "fail",
+            f"No resolution: the half maps agree no more than noise would ({curves.significance():.1f} standard "
+            "deviations at the lowest shells; 5 are asked for).",
+            "Do not interpret the map. Look at the picks and the particles first.",
+        )
+    evidence = (
+        f"Corrected FSC 0.143 at {resolution:.2f} Å (0.5 at {_angstrom(curves.resolution(threshold=0.5))}; masked "
+        f"{_angstrom(curves.resolution('masked'))}, unmasked {_angstrom(curves.resolution('unmasked'))})."
+    )
+    answer, action = "pass", ""
+    if _coarse(curves, diameter_angstrom):
+        answer = "warn"
+        evidence += (
+            f" That is the overall shape of a particle of {diameter_angstrom:.0f} Å, nothing within it."
+        )
+        action = "Do not interpret detail inside the particle."
+    elif aspherical.significance(curves.last_shell()) < 5:
+        answer = "warn"
+        evidence += (
+            " Without the spherically symmetric part little agrees: the map is a ball or a shell so far."
+        )
+        action = "Do not interpret detail: the orientations are not determined."
+    elif curves.last_shell() == len(curves.corrected) - 1:
+        answer = "warn"
+        evidence += " The curve does not fall before Nyquist: the voxel size sets the limit."
+        action = (
+            "Extract the particles with a smaller pixel, or make sure that the maps are raw and independent."
+        )
+    elif curves.band_limit_shell is not None and curves.last_shell() >= curves.band_limit_shell:
+        answer = "warn"
+        evidence += " The maps hold nothing beyond it: a low-pass or the refinement's band sets the limit."
+        action = "Give raw half maps, or refine to a higher resolution."
+    worst = max(quoted, key=lambda row: RANK.get(row.get("verdict", ""), 0), default=None)
+    if worst is not None and RANK.get(worst["verdict"], 0) > RANK[answer]:
+        answer = worst["verdict"]
+        evidence += (
+            f" But the reconstruction says: {worst['question']} {worst['verdict']}: {worst['evidence']}"
+        )
+        action = worst.get("action", "") or action
+    return Judgement(question, answer, evidence, action)
+
+
+def _coarse(curves: HalfMapCurves, diameter_angstrom: float | None) -> bool:
+    """Whether the agreement ends before a quarter of the particle's diameter."""
+    resolution = curves.resolution()
+    return resolution is None or (diameter_angstrom is not None and resolution > diameter_angstrom / 4)
+
+
+def judge_mask(curves: HalfMapCurves, edge_px: float, description: str) -> Judgement:
+    """Say whether the mask, rather than the particle, lifts the curve."""
+    question = "Does the mask lift the curve?"
+    evidence = f"{description}. With random phases the masked maps still correlate {curves.mask_effect:.2f} on average."
+    if curves.random_from_shell is None:
+        evidence = f"{description}. The unmasked FSC stays high to Nyquist, so no phases could be randomised."
+        return Judgement(question, "unknown", evidence, "Use a smaller voxel, so that the curve can fall.")
+    masked, corrected = curves.resolution("masked"), curves.resolution()
+    lifted = masked is not None and (corrected is None or corrected > 1.05 * masked)
+    if lifted:
+        evidence += f" It moves the resolution from {_angstrom(corrected)} (corrected) to {_angstrom(masked)} (masked)."
+    if curves.mask_effect > 0.1 or lifted:
+        return Judgement(
+            question, "warn", evidence, "Quote the corrected resolution; use a softer or wider mask."
+        )
+    if edge_px < 3:
+        return Judgement(
+            question, "warn", evidence + " Its edge is hard.", "Use a mask with a soft edge of 5 voxels."
+        )
+    return Judgement(question, "pass", evidence)
+
+
+def judge_residue(curves: HalfMapCurves) -> Judgement:
+    """Say whether the curve falls to zero where nothing should be left."""
+    question = "Does the FSC fall to zero?"
+    residue = curves.residue
+    if residue is None:
+        return Judgement(question, "unknown", "Too few shells lie beyond the resolution to tell.")
+    mean, deviation = residue
+    evidence = f"Beyond the resolution the unmasked FSC is {mean:.3f} on average (noise: ±{deviation:.3f})."
+    if abs(mean) > max(0.05, 4 * deviation):
+        return Judgement(
+            question,
+            "warn",
+            evidence,
+            "Something is common to the halves: duplicated particles, a shared reference, a mask, or restored pixels.",
+        )
+    return Judgement(question, "pass", evidence)
+
+
+def judge_halves(split: HalfSets | None) -> Judgement:
+    """Say whether the halves are independent by micrograph, and balanced."""
+    question = "Are the half-sets independent?"
+    if split is None:
+        return Judgement(
+            question,
+            "unknown",
+            "No particle table with micrographs and half-sets was given.",
+            "Give --particles.",
+        )
+    evidence = f"{split.half1} and {split.half2} particles"
+    if split.shared_micrographs:
+        return Judgement(
+            question,
+            "warn",
+            f"{evidence}; {split.shared_micrographs} micrographs have particles in both halves, so overlapping "
+            "boxes share their noise.",
+            "Split by micrograph and refine again.",
+        )
+    if min(split.half1, split.half2) < 0.25 * (split.half1 + split.half2):
+        return Judgement(
+            question, "warn", f"{evidence}; each micrograph belongs to one half.", "Balance the halves."
+        )
+    return Judgement(question, "pass", f"{evidence}; each micrograph belongs to one half.")
+
+
+def judge_starts(quoted: Sequence[dict[str, str]] | None) -> Judgement:
+    """Say whether anything is known about how independent the two refinements were."""
+    question = "Is the agreement more than a shared start?"
+    if not quoted:
+        return Judgement(
+            question,
+            "unknown",
+            "Half maps that began from one reference can agree on it. Nothing is known here about their starts.",
+            "Give the reconstruction's folder (--reconstruct), or repeat from independent random starts.",
+        )
+    worst = max(quoted, key=lambda row: RANK.get(row.get("verdict", ""), 0))
+    if RANK.get(worst["verdict"], 0) == 0:
+        return Judgement(question, "pass", " ".join(row["evidence"] for row in quoted))
+    return Judgement(
+        question, worst["verdict"], f"{worst['question']} {worst['evidence']}", worst.get("action", "")
+    )
+
+
+def judge_origin(known: Sequence[bool]) -> Judgement:
+    """Say whether the half maps are known to be free of restored (denoised) pixels."""
+    question = "Are the half maps made from unrestored pixels?"
+    if all(known):
+        return Judgement(question, "pass", "Both half maps say so in their labels.")
+    return Judgement(
+        question,
+        "unknown",
+        "The files carry no mark of their origin. Denoised images would raise the FSC without more signal.",
+        "Make sure that the half maps are raw: no denoising, no sharpening, no filter.",
+    )
+
+
+def judge_views(coverage: Coverage | None) -> Judgement:
+    """Say whether the views fill Fourier space."""
+    question = "Are enough directions seen?"
+    if coverage is None:
+        return Judgement(question, "unknown", "No particle table with angles was given.", "Give --particles.")
+    evidence = (
+        f"Sampling compensation factor {coverage.factor:.2f} (uniform: 1; 0.81 is enough); "
+        f"{100 * coverage.empty_fraction:.1f} % of the Fourier directions are nearly empty."
+    )
+    if coverage.factor < 0.81 or coverage.empty_fraction > 0.02:
+        action = "The map is smeared along missing directions: collect tilted data, or other supports."
+        return Judgement(question, "warn", evidence, action)
+    return Judgement(question, "pass", evidence)
+
+
+def empty_set() -> list[Judgement]:
+    """What there is to say where there were no particles."""
+    return [
+        Judgement(
+            "To which resolution do the half maps agree?",
+            "fail",
+            "No particles: the half maps are empty. There is nothing to validate.",
+            "Look at the picks: no particles may be the truth about these micrographs.",
+        )
+    ]
+
+
+def _angstrom(value: float | None) -> str:
+    return "none" if value is None or not np.isfinite(value) else f"{value:.2f} Å"
