@@ -8,11 +8,9 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
+from emflow.io.listing import MRC_SUFFIXES, TIFF_SUFFIXES
 from emflow.io.mrc import read_header, read_mrc
 from emflow.step import EmflowError
-
-TIFF_SUFFIXES = (".tif", ".tiff")
-MRC_SUFFIXES = (".mrc", ".mrcs", ".map")
 
 
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import glob
-import hashlib
 import logging
 import os
 from collections.abc import Callable
@@ -13,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from emflow.io.image import MRC_SUFFIXES, TIFF_SUFFIXES
 from emflow.io.journal import Journal
+from emflow.io.listing import Listed, list_images, stat_file
 from emflow.io.star import floats, read_star
 from emflow.step import EmflowError, OpticsFacts
 
@@ -88,26 +86,12 @@ def optics_table(facts: OpticsFacts) -> pd.DataFrame:
 
 def micrograph_id(path: str | os.PathLike[str]) -> str:
     """Short hash of base name, size and modification time: the micrograph's identity."""
-    stat = os.stat(path)
-    content = f"{Path(path).name}\0{stat.st_size}\0{stat.st_mtime_ns}"
-    return hashlib.sha256(content.encode()).hexdigest()[:12]
+    return (stat_file(str(path)) or Listed(str(path), -1, 0)).identity
 
 
 def find_images(source: str | os.PathLike[str]) -> list[Path]:
-    """List the images of a folder, a glob, a text list or a single file, sorted by name."""
-    text = str(source)
-    path = Path(text)
-    suffixes = MRC_SUFFIXES + TIFF_SUFFIXES
-    if path.is_dir():
-        found = [p for p in path.iterdir() if p.suffix.lower() in suffixes and p.is_file()]
-    elif path.is_file() and path.suffix.lower() in (".txt", ".lst"):
-        lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-        return [Path(line) for line in lines if line and not line.startswith("#")]
-    elif path.is_file():
-        found = [path]
-    else:
-        found = [Path(p) for p in glob.glob(text, recursive=True) if Path(p).suffix.lower() in suffixes]
-    return sorted(p for p in found if not p.name.startswith("."))
+    """List the images of a folder, a glob, a text list or a single file; see :func:`list_images`."""
+    return [Path(listed.name) for listed in list_images(source)]
 
 
 def load_micrographs(source: str | os.PathLike[str], facts: OpticsFacts | None = None) -> Micrographs:
@@ -121,21 +105,25 @@ def load_micrographs(source: str | os.PathLike[str], facts: OpticsFacts | None =
     if str(source).endswith(".star"):
         tables = read_star(source)
         if "micrographs" not in tables:
-            raise EmflowError(f"{source}: has no block data_micrographs.")
+            raise EmflowError(
+                f"{source}: has no block data_micrographs; it has {', '.join('data_' + b for b in tables)}."
+            )
         table = tables["micrographs"]
+        if "rlnMicrographName" not in table:
+            raise EmflowError(f"{source}: data_micrographs lacks the column _rlnMicrographName.")
         if "emflowMicrographId" not in table:
             table = table.assign(emflowMicrographId=[micrograph_id(p) for p in table["rlnMicrographName"]])
         optics = tables["optics"] if "optics" in tables else optics_table(facts or OpticsFacts())
         return Micrographs(table, optics)
-    paths = find_images(source)
-    if not paths:
+    images = list_images(source)
+    if not images:
         raise EmflowError(
             f"{source}: no MRC or TIFF image found. Give a folder, a glob in quotes, or a STAR table."
         )
     table = pd.DataFrame(
         {
-            "rlnMicrographName": [str(p) for p in paths],
-            "emflowMicrographId": [micrograph_id(p) for p in paths],
+            "rlnMicrographName": [image.name for image in images],
+            "emflowMicrographId": [image.identity for image in images],
             "rlnOpticsGroup": "1",
         },
         dtype=object,
@@ -152,7 +140,8 @@ def for_each(
     """Run ``work(row)`` on every micrograph; keep what was done before; set aside what fails.
 
     ``work`` returns a JSON-able result. An :class:`EmflowError` sets that micrograph aside with its
-    reason; the rest goes on.
+    reason; the rest goes on. What raised is not kept in the journal: a file that could not be read (no
+    permission, a disk that was away) is tried again.
 
     Returns
     -------
@@ -169,7 +158,8 @@ def for_each(
             except EmflowError as error:
                 log.warning("set aside: %s", error)
                 result = {"set_aside": str(error)}
-            journal.put(identity, row_key, result)
+            else:
+                journal.put(identity, row_key, result)
         if "set_aside" in result:
             aside.append([micrographs.name(row), identity, result["set_aside"], result.get("expected", "")])
         else:

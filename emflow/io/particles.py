@@ -324,9 +324,8 @@ def ctf_of(particles: Particles, rows: np.ndarray | None = None) -> Ctf:
                 f"Particles of different {name} ({values}) have no common CTF; go by optics group."
             )
         common[name] = float(values[0]) if len(values) else otherwise
-    tensors = [
+    u, v, angle, phase = (
         torch.from_numpy(columns[name].astype(np.float32))
-        for name in ("defocus_u_um", "defocus_v_um", "defocus_angle_deg")
-    ]
-    phase = torch.from_numpy(columns["phase_shift_deg"].astype(np.float32))
-    return Ctf(*tensors, **common, phase_shift_deg=phase)
+        for name in ("defocus_u_um", "defocus_v_um", "defocus_angle_deg", "phase_shift_deg")
+    )
+    return Ctf(u, v, angle, phase_shift_deg=phase, **common)
