@@ -1,0 +1,156 @@
+"""What the validate room reads: half maps, mask, particles, and why it may refuse them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from emflow.em.fsc import fsc
+from emflow.em.masks import solvent_mask
+from emflow.em.symmetry import symmetry_operators
+from emflow.io.mrc import MrcHeader, read_mrc
+from emflow.io.star import floats, integers, read_star
+from emflow.step import EmflowError
+from emflow.validate.angles import symmetric_views, view_directions
+from emflow.validate.config import ValidateMaps
+from emflow.validate.maps import mask_edge_width
+
+
+@dataclass(frozen=True)
+class Mask:
+    """The mask in use, and what is to be said about it."""
+
+    values: Tensor
+    description: str
+    edge_px: float
+    volume_angstrom3: float
+    diameter_angstrom: float | None
+    """Diameter of a ball of the particle's volume; only where the mask was made here."""
+
+    @classmethod
+    def read(cls, path: Path, like: MrcHeader, voxel: float, device: torch.device) -> Mask:
+        """Read a mask with values 0…1 of the half maps' box."""
+        values = read_volume(path, like, device)
+        low, high = float(values.min()), float(values.max())
+        if low < -1e-3 or high > 1.001 or high <= 0:
+            raise EmflowError(f"{path}: values from {low:g} to {high:g}; a mask has values from 0 to 1.")
+        volume = float(values.double().sum()) * voxel**3
+        edge = mask_edge_width(values)
+        text = f"Mask {path}: {volume / 1e3:.0f} nm³, soft edge of {edge:.1f} voxels"
+        return cls(values, text, edge, volume, None)
+
+    @classmethod
+    def make(cls, mean: Tensor, voxel: float, cfg: ValidateMaps) -> Mask:
+        """Make a mask from the mean of the half maps."""
+        made = solvent_mask(
+            mean,
+            voxel,
+            lowpass_angstrom=max(cfg.mask_lowpass_angstrom, 2 * voxel),
+            dilate_angstrom=cfg.mask_dilate_angstrom,
+            edge_angstrom=cfg.mask_edge_angstrom,
+            threshold_deviations=cfg.mask_threshold_deviations,
+        )
+        kind = "Mask made from the map" if made.found else "No particle rises above the solvent; mask: sphere"
+        text = f"{kind}: {made.volume_angstrom3 / 1e3:.0f} nm³, soft edge of {cfg.mask_edge_angstrom:g} Å"
+        diameter = (6 / torch.pi * made.core_volume_angstrom3) ** (1 / 3) if made.found else None
+        edge = mask_edge_width(made.mask)
+        return cls(made.mask, text, edge, made.volume_angstrom3, diameter)
+
+
+def check_headers(paths: tuple[Path, Path], headers: list[MrcHeader], told: float | None) -> float:
+    """Refuse what cannot be a pair of raw half maps; return the voxel size."""
+    for path, header in zip(paths, headers, strict=True):
+        if header.restored:
+            raise EmflowError(
+                f"{path}: made from denoised or otherwise restored pixels (its label says so). An FSC of such maps "
+                "says nothing about resolution: give half maps from the raw particles."
+            )
+        if len(header.shape) != 3 or len(set(header.shape)) != 1:
+            raise EmflowError(f"{path}: has shape {header.shape}; expected a cubic map.")
+    first, second = headers
+    if first.shape != second.shape:
+        raise EmflowError(
+            f"The half maps differ in box: {paths[0]} has {first.shape[0]} voxels a side, {paths[1]} has "
+            f"{second.shape[0]}. Give two halves of one refinement."
+        )
+    if told is not None:
+        return told
+    if abs(first.voxel_size_angstrom - second.voxel_size_angstrom) > 1e-3 * max(
+        first.voxel_size_angstrom, 1e-9
+    ):
+        raise EmflowError(
+            f"The half maps differ in voxel size: {first.voxel_size_angstrom:g} and {second.voxel_size_angstrom:g} Å. "
+            "If the headers are wrong, give --voxel-size-angstrom."
+        )
+    if first.voxel_size_angstrom <= 0:
+        raise EmflowError(f"{paths[0]}: the header has no voxel size; give --voxel-size-angstrom.")
+    return first.voxel_size_angstrom
+
+
+def check_pixels(paths: tuple[Path, Path], halves: list[Tensor]) -> None:
+    """Refuse maps that are not finite, constant, or the same."""
+    for path, half in zip(paths, halves, strict=True):
+        if not bool(torch.isfinite(half).all()):
+            raise EmflowError(f"{path}: holds values that are not finite (NaN or infinity).")
+        if float(half.max()) == float(half.min()):
+            raise EmflowError(f"{path}: is constant; expected a half map.")
+    if bool((fsc(halves[0], halves[1])[1:].abs() > 1 - 1e-9).all()):
+        raise EmflowError(
+            f"{paths[0]} and {paths[1]} are the same map (or one is a multiple of the other). "
+            "Give the two halves of one refinement."
+        )
+
+
+def read_volume(path: Path, like: MrcHeader, device: torch.device) -> Tensor:
+    """Read a map of the half maps' shape."""
+    values = read_mrc(path)
+    if values.shape != like.shape:
+        raise EmflowError(f"{path}: has shape {values.shape}, the half maps have {like.shape}.")
+    return torch.from_numpy(values).to(device)
+
+
+def read_particles(path: Path | None) -> pd.DataFrame | None:
+    """Read the particle block of a STAR; refuse restored particles."""
+    if path is None:
+        return None
+    tables = read_star(path)
+    name = next((block for block in ("particles", "images", "") if block in tables), None)
+    if name is None:
+        raise EmflowError(f"{path}: has no block data_particles.")
+    table = tables[name]
+    if "emflowRestored" in table and bool((integers(table, "emflowRestored") != 0).any()):
+        raise EmflowError(
+            f"{path}: holds denoised or otherwise restored particles (emflowRestored). Maps from them cannot be "
+            "validated: give the raw particles and the maps made from them."
+        )
+    return table
+
+
+def views_of(table: pd.DataFrame | None, symmetry: str) -> Tensor | None:
+    """Directions of view of the particles under all rotations of the point group; None without angles."""
+    if table is None or not len(table) or not {"rlnAngleRot", "rlnAngleTilt"} <= set(table.columns):
+        return None
+    angles = [torch.from_numpy(floats(table, f"rlnAngle{name}")) for name in ("Rot", "Tilt")]
+    views = view_directions(angles[0], angles[1])
+    if symmetry != "C1":
+        views = symmetric_views(views, symmetry_operators(symmetry))
+    return views
+
+
+def read_verdicts(folder: Path | None) -> list[dict[str, str]]:
+    """Read the verdicts of a reconstruction's folder; none without a folder."""
+    if folder is None:
+        return []
+    path = folder / "verdicts.json"
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise EmflowError(f"{path}: no such file; expected the folder of a reconstruction.") from None
+    except json.JSONDecodeError as error:
+        raise EmflowError(f"{path}: not valid JSON: {error}.") from None
+    return [row for row in rows if isinstance(row, dict) and "verdict" in row]

@@ -1,0 +1,115 @@
+"""What the validate room writes: metrics, verdicts, FSC tables."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from emflow.io.atomic import write_text
+from emflow.io.record import verdict, write_metrics, write_verdicts
+from emflow.io.star import write_star
+from emflow.validate import judge
+from emflow.validate.angles import Coverage
+from emflow.validate.inputs import Mask
+from emflow.validate.maps import HalfMapCurves
+
+log = logging.getLogger("emflow")
+
+FIGURES = ("fsc", "map", "views")
+
+
+def metrics_of(
+    curves: HalfMapCurves,
+    aspherical: HalfMapCurves,
+    resolution: float | None,
+    mask: Mask,
+    coverage: Coverage | None,
+    split: judge.HalfSets | None,
+) -> dict[str, float | int | None]:
+    """Figures of validate.maps; a resolution is None where the halves agree no more than noise."""
+    resolved = resolution is not None
+    return {
+        "resolution_angstrom": resolution,
+        "resolution_interpolated_angstrom": curves.resolution(interpolate=True) if resolved else None,
+        "resolution_fsc05_angstrom": curves.resolution(threshold=0.5) if resolved else None,
+        "resolution_masked_angstrom": curves.resolution("masked") if resolved else None,
+        "resolution_unmasked_angstrom": curves.resolution("unmasked") if resolved else None,
+        "significance_sd": curves.significance(),
+        "significance_aspherical_sd": aspherical.significance(curves.last_shell()),
+        "mask_effect_fsc": curves.mask_effect,
+        "mask_volume_angstrom3": mask.volume_angstrom3,
+        "mask_edge_px": mask.edge_px,
+        "box_px": curves.box,
+        "voxel_size_angstrom": curves.voxel_size_angstrom,
+        "random_phases_from_angstrom": curves.box * curves.voxel_size_angstrom / curves.random_from_shell
+        if curves.random_from_shell
+        else None,
+        "half1_particles": split.half1 if split else None,
+        "half2_particles": split.half2 if split else None,
+        "sampling_factor": coverage.factor if coverage else None,
+        "empty_directions_fraction": coverage.empty_fraction if coverage else None,
+    }
+
+
+def curve_lists(curves: HalfMapCurves) -> dict[str, Any]:
+    """FSC curves as lists, for validation.json."""
+    names = ("unmasked", "masked", "randomised", "corrected")
+    return {name: [round(v, 6) for v in getattr(curves, name).tolist()] for name in names}
+
+
+def fsc_tables(
+    curves: HalfMapCurves, halves: tuple[Path, Path], mask: Path | None
+) -> dict[str, pd.DataFrame]:
+    """Tables as relion_postprocess writes them: general and fsc."""
+    size = curves.box * curves.voxel_size_angstrom
+    shells = range(len(curves.unmasked))
+    resolution = curves.resolution()
+    general = pd.DataFrame(
+        {
+            "rlnFinalResolution": [resolution if resolution is not None else 999.0],
+            "rlnUnfilteredMapHalf1": [str(halves[0])],
+            "rlnUnfilteredMapHalf2": [str(halves[1])],
+            "rlnMaskName": [str(mask) if mask else "None"],
+            "rlnRandomiseFrom": [size / curves.random_from_shell if curves.random_from_shell else 0.0],
+        }
+    )
+    table = pd.DataFrame(
+        {
+            "rlnSpectralIndex": list(shells),
+            "rlnResolution": [i / size for i in shells],
+            "rlnAngstromResolution": [size / i if i else 999.0 for i in shells],
+            "rlnFourierShellCorrelationCorrected": curves.corrected.numpy(),
+            "rlnFourierShellCorrelationUnmaskedMaps": curves.unmasked.numpy(),
+            "rlnFourierShellCorrelationMaskedMaps": curves.masked.numpy(),
+            "rlnCorrectedFourierShellCorrelationPhaseRandomizedMaskedMaps": curves.randomised.numpy(),
+        }
+    )
+    return {"general": general, "fsc": table}
+
+
+def write_empty(out: Path, particles: int | None) -> None:
+    """Write the results of a set without particles: nothing to validate."""
+    for name in FIGURES:
+        (out / "figures" / f"{name}.png").unlink(missing_ok=True)
+    columns = pd.Index(["rlnSpectralIndex", "rlnResolution", "rlnFourierShellCorrelationCorrected"])
+    write_star(out / "fsc.star", {"fsc": pd.DataFrame([], columns=columns)})
+    write_results(out, {"resolution_angstrom": None, "particles": particles}, judge.empty_set(), {})
+    log.info("No particles: nothing to validate.")
+
+
+def write_results(
+    out: Path,
+    metrics: dict[str, float | int | None],
+    judgements: list[judge.Judgement],
+    more: dict[str, Any],
+) -> None:
+    """Write metrics.json, verdicts.json and, last, validation.json with all of it."""
+    rows = [verdict(*judgement) for judgement in judgements]
+    write_metrics(out / "metrics.json", metrics)
+    write_verdicts(out / "verdicts.json", rows)
+    whole = {**metrics, "verdicts": rows, **more}
+    write_text(out / "validation.json", json.dumps(whole, indent=1, allow_nan=False) + "\n")
