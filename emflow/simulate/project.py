@@ -1,28 +1,25 @@
-"""Projections of a volume at given poses, by central slices of its padded transform."""
+"""Projections of a volume at given poses, shifted by parts of a pixel."""
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from scipy.spatial.transform import Rotation
 from torch import Tensor
-from torch_fourier_slice.slice_extraction import extract_central_slices_rfft_3d
-from torch_fourier_slice.volume_utils import separable_sinc2_correction
 
-_BATCH = 64
+from emflow.em.poses import quaternion_to_matrix
+from emflow.em.slices import HalfPlane, complex_product, volume_spectrum
+
+_BATCH = 256
 
 
 class Projector:
-    """Projects one volume (box, box, box) again and again; the transform is made once, padded twofold."""
+    """Projects one volume (box, box, box) again and again; its transform is made once."""
 
     def __init__(self, volume: Tensor, pixel_size_angstrom: float) -> None:
         self.box = volume.shape[-1]
         self._pixel = pixel_size_angstrom
-        pad = self.box // 2
-        padded = torch.nn.functional.pad(volume, [pad] * 6)
-        padded = padded / separable_sinc2_correction(padded.shape, device=volume.device)
-        spectrum = torch.fft.rfftn(torch.fft.ifftshift(padded))
-        self._spectrum = torch.fft.fftshift(spectrum, dim=(-3, -2))
+        band = self.box // 2 - 1
+        self._plane = HalfPlane.build(self.box, band, volume.device)
+        self._spectrum = volume_spectrum(volume, band)
 
     def __call__(self, rotations: Tensor, shifts_px: Tensor) -> Tensor:
         """Project at poses.
@@ -38,32 +35,27 @@ class Projector:
         -------
         (N, box, box), the integral along the beam: the volume's unit times ångström.
         """
-        n = 2 * self.box
-        fy = torch.fft.fftfreq(n, device=rotations.device)[:, None]
-        fx = torch.fft.rfftfreq(n, device=rotations.device)[None]
-        out = []
+        out = rotations.new_empty(len(rotations), self.box, self.box)
         for start in range(0, len(rotations), _BATCH):
-            matrices, shift = rotations[start : start + _BATCH], shifts_px[start : start + _BATCH]
-            slices = extract_central_slices_rfft_3d(self._spectrum, matrices.mT.contiguous())
-            slices = torch.fft.ifftshift(slices, dim=-2)
-            phase = -2 * torch.pi * (fx * shift[:, 0, None, None] + fy * shift[:, 1, None, None])
-            images = torch.fft.irfft2(slices * torch.polar(torch.ones_like(phase), phase), s=(n, n))
-            images = torch.fft.fftshift(images, dim=(-2, -1))
-            edge = self.box // 2
-            out.append(images[:, edge:-edge, edge:-edge] * self._pixel)
-        return torch.cat(out) if out else rotations.new_zeros(0, self.box, self.box)
+            part = slice(start, start + _BATCH)
+            slices = self._spectrum.slices(rotations[part], self._plane)
+            out[part] = self._images(complex_product(slices, self._plane.phases(shifts_px[part])))
+        return out
+
+    def _images(self, pixels: Tensor) -> Tensor:
+        """Inverse of ``HalfPlane.transform``: (B, 2, M) → (B, box, box), times the pixel size."""
+        plane, box = self._plane, self.box
+        spectrum = pixels.new_zeros(len(pixels), box, box // 2 + 1, 2)
+        rows, columns = plane.ky.long() % box, plane.kx.long()
+        spectrum[:, rows, columns] = pixels.transpose(1, 2)
+        axis = (columns == 0) & (plane.ky > 0)  # this column must be its own Friedel mate
+        mates = pixels[:, :, axis] * pixels.new_tensor([1.0, -1.0])[:, None]
+        spectrum[:, (-plane.ky[axis]).long() % box, 0] = mates.transpose(1, 2)
+        images = torch.fft.irfft2(torch.view_as_complex(spectrum), s=(box, box))
+        return torch.fft.fftshift(images, dim=(-2, -1)) * (box * self._pixel)
 
 
 def random_rotations(n: int, generator: torch.Generator) -> Tensor:
     """Return n rotation matrices uniform over all rotations, float32 (n, 3, 3)."""
     quaternion = torch.randn(n, 4, generator=generator, dtype=torch.float64)
-    if n == 0:
-        return torch.zeros(0, 3, 3)
-    return torch.from_numpy(Rotation.from_quat(quaternion.numpy()).as_matrix()).float()
-
-
-def relion_angles(rotations: Tensor) -> np.ndarray:
-    """Return rlnAngleRot, Tilt and Psi in degrees, (n, 3), of matrices A with r_image = A r."""
-    if len(rotations) == 0:
-        return np.zeros((0, 3))
-    return Rotation.from_matrix(rotations.double().numpy()).inv().as_euler("ZYZ", degrees=True)
+    return quaternion_to_matrix(quaternion / quaternion.norm(dim=-1, keepdim=True)).float()

@@ -75,12 +75,12 @@ def place_particles(
 ) -> Tensor:
     """Drop discs at random where nothing blocks them: (M, 2) x, y in pixels, M ≤ number.
 
-    Centres stay ``edge`` pixels off the border and ``distance_px`` apart.
+    ``blocked`` is boolean, (size, size). Centres stay ``edge`` pixels off the border and ``distance_px`` apart.
     """
     size = blocked.shape[-1]
     tries = torch.rand(max(_TRIES * number, 1), 2, generator=generator) * (size - 1 - 2 * edge) + edge
     at = tries.round().long()
-    free = tries[blocked[at[:, 1], at[:, 0]] == 0]
+    free = tries[~blocked[at[:, 1], at[:, 0]]]
     tree = KDTree(free.numpy()) if len(free) else None
     taken = torch.zeros(len(free), dtype=torch.bool)
     kept: list[int] = []

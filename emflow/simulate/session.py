@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from emflow.device import generator
@@ -22,9 +23,8 @@ from emflow.simulate.scene import (
     smooth_noise,
 )
 
-BOX_DIAMETERS = 1.5
-"""Side of the box in which the SNR is defined, in longest diameters."""
 _CARBON_TO_ICE = 3.0  # amplitude of carbon's phase noise over the ice's
+_BACKGROUND = 0.05  # deviation of the background's logarithm: ice thickness
 _CARBON_MEAN = 0.86  # transmission of carbon at zero frequency
 _CALIBRATION = 128  # projections from which the noise level is set
 
@@ -59,11 +59,8 @@ class Micrograph:
     rotations: Tensor
     """(N, 3, 3), r_image = A r."""
     carbon: bool
-
-    @property
-    def total(self) -> Tensor:
-        """The micrograph: even + odd."""
-        return self.even + self.odd
+    snr: float | None
+    """Measured signal-to-noise ratio of its particles; see :func:`measure_snr`."""
 
 
 def interaction(voltage_kv: float) -> float:
@@ -152,10 +149,10 @@ def _micrograph(
     inner = carbon[margin : margin + size, margin : margin + size]
     clumps = clump_particles(size, edge, diameter_px, rng, cfg.aggregates_per_micrograph * has_particles)
     junk = torch.maximum((inner > 0.05).float(), disc_mask(size, clumps))
-    grown = torch.nn.functional.max_pool2d(junk[None], 2 * edge + 1, 1, edge)[0]  # particles keep off junk
-    free = float(1 - grown.mean())
+    blocked = torch.from_numpy(distance_transform_edt(junk.numpy() == 0) < edge)  # particles keep off junk
+    free = 1 - float(blocked.float().mean())
     number = round(cfg.particles_per_micrograph * has_particles * min(1.0, free * 1.05))
-    coordinates = place_particles(grown, number, cfg.min_distance * diameter_px, edge, rng)
+    coordinates = place_particles(blocked, number, cfg.min_distance * diameter_px, edge, rng)
     everything = torch.cat([coordinates, *[clump.members for clump in clumps]])
     rotations = random_rotations(len(everything), rng)
     nearest = everything.round()
@@ -163,31 +160,43 @@ def _micrograph(
     phase = torch.zeros(wide, wide, device=device)
     add_images(phase, images, nearest.long() + margin - box // 2)
     h = transfer(cfg, ctf, wide, pixel, device)
-    background = torch.exp(0.06 * smooth_noise((wide, wide), wide / 5, rng)) * (
-        1 - (1 - _CARBON_MEAN) * carbon
-    )
+    background = torch.exp(_BACKGROUND * smooth_noise((wide, wide), 0.35 * wide, rng))
+    background = background * (1 - (1 - _CARBON_MEAN) * carbon)
+    grain = imaging.ice_amplitude * torch.hypot(torch.ones(()), _CARBON_TO_ICE * carbon)
+    texture = (grain * torch.randn(wide, wide, generator=rng)).to(device)
 
     def image(scene: Tensor) -> Tensor:
         contrast = torch.fft.irfft2(torch.fft.rfft2(scene) * h, s=(wide, wide)).cpu()
-        out = imaging.counts * background * (1 + contrast)
-        return out[margin : margin + size, margin : margin + size]
+        counts = imaging.counts * background * (1 + contrast)
+        return counts[margin : margin + size, margin : margin + size]
 
-    clean = image(phase)
-    texture = torch.randn(wide, wide, generator=rng) * imaging.ice_amplitude
-    texture = (
-        texture + carbon * torch.randn(wide, wide, generator=rng) * imaging.ice_amplitude * _CARBON_TO_ICE
-    )
-    mean = image(phase + texture.to(device))
-    even, odd = (0.5 * mean + (0.5 * mean.clamp(min=0)).sqrt() * torch.randn(size, size, generator=rng)
-                 for _ in range(2))  # fmt: skip
+    clean, mean = image(phase), image(phase + texture)
+    deviation = (0.5 * mean).clamp(min=0).sqrt()  # of the counts in each half
+    even = 0.5 * mean + deviation * torch.randn(size, size, generator=rng)
+    odd = 0.5 * mean + deviation * torch.randn(size, size, generator=rng)
+    n = len(coordinates)
+    noise = (even + odd - clean)[junk == 0]
+    snr = measure_snr(images[:n] * imaging.counts, transfer(cfg, ctf, box, pixel, device), noise)
     return Micrograph(
-        f"sim_{index + 1:05d}",
-        even,
-        odd,
-        clean,
-        junk,
-        ctf,
-        coordinates,
-        rotations[: len(coordinates)],
-        has_carbon,
+        f"sim_{index + 1:05d}", even, odd, clean, junk, ctf, coordinates, rotations[:n], has_carbon, snr
     )
+
+
+def measure_snr(images: Tensor, transfer_function: Tensor, noise: Tensor) -> float | None:
+    """Variance of the particles' CTF-applied projections in their box over the variance of the noise.
+
+    Parameters
+    ----------
+    images
+        Projections (N, b, b) in their boxes, before the CTF.
+    noise
+        Pixels of the micrograph minus its noise-free image (camera and ice), off carbon and aggregates.
+
+    Returns
+    -------
+    The ratio, or None where there is no particle or no free ice.
+    """
+    if len(images) == 0 or len(noise) < 2:
+        return None
+    signal = torch.fft.irfft2(torch.fft.rfft2(images) * transfer_function, s=images.shape[-2:])
+    return float(signal.var(dim=(-2, -1)).mean()) / float(noise.var())

@@ -5,24 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import ConvexHull
+from scipy.spatial import ConvexHull, KDTree
 from scipy.spatial.distance import pdist
-from scipy.spatial.transform import Rotation
 
-from emflow.simulate.config import SimulateSession
-from emflow.simulate.structure import ATOMS_PER_RESIDUE, ELECTRONS, RESIDUE_MASS_DA, alpha_helix, beta_strand
+from emflow.em.symmetry import symmetry_operators
+from emflow.simulate.fold import fill
+from emflow.simulate.structure import ELECTRONS, RESIDUE_MASS_DA
 
-HELIX_SPACING_ANGSTROM = 9.8
-STRAND_SPACING_ANGSTROM = 4.8
-SHEET_SPACING_ANGSTROM = 10.0
-_DENSITY_DA_PER_ANGSTROM3 = 0.75  # of the packing below; corrected by rebuilding
-_CANDIDATES = 200
+_DENSITY_DA_PER_ANGSTROM3 = 0.6  # a first guess of the packing's; corrected by rebuilding
+_CANDIDATES = 300
+_REBUILDS = 6
+_CONTACT_ANGSTROM = 4.5
 
 
 @dataclass(frozen=True)
 class Atoms:
-    """Atoms or pseudo-atoms: positions (N, 3) as x, y, z in ångström; electrons (N,); blur (N,), an extra
-    Gaussian deviation in ångström (of a side chain's centroid)."""
+    """Atoms or pseudo-atoms.
+
+    Positions (N, 3) as x, y, z in ångström; electrons (N,), hydrogens included; blur (N,), an extra
+    Gaussian deviation in ångström (of a side chain's centroid).
+    """
 
     position: np.ndarray
     electrons: np.ndarray
@@ -38,24 +40,21 @@ class Atoms:
         return self.moved(np.eye(3), -centre)
 
     @property
-    def mass_da(self) -> float:
+    def mass_kda(self) -> float:
         """Mass, from the electrons (a protein has 58 a residue of 110 Da)."""
-        return float(self.electrons.sum() * RESIDUE_MASS_DA / ELECTRONS.sum())
+        return float(self.electrons.sum() * RESIDUE_MASS_DA / ELECTRONS.sum()) / 1e3
 
 
-def longest_diameter(position: np.ndarray) -> float:
+def longest_diameter(atoms: Atoms) -> float:
     """Largest distance between two atoms, in ångström."""
+    position = atoms.position
     corners = position[ConvexHull(position).vertices] if len(position) > 50 else position
     return float(pdist(corners).max())
 
 
-def join(parts: list[Atoms]) -> Atoms:
-    """Put models together."""
-    return Atoms(
-        np.concatenate([p.position for p in parts]),
-        np.concatenate([p.electrons for p in parts]),
-        np.concatenate([p.blur_angstrom for p in parts]),
-    )
+def longest_radius(atoms: Atoms) -> float:
+    """Largest distance of an atom from the origin, in ångström."""
+    return float(np.linalg.norm(atoms.position, axis=1).max())
 
 
 def generate_specimen(
@@ -66,119 +65,89 @@ def generate_specimen(
     The domains' volumes fall geometrically; each domain touches an earlier one; of many arrangements
     the one whose longest diameter comes nearest is built, then rebuilt at the right mass.
     """
-    fraction = 0.64 ** np.arange(n_domains)
+    fraction = 0.7 ** np.arange(n_domains)
     fraction /= fraction.sum()
-    stretch = np.exp(rng.uniform(-0.2, 0.2, (n_domains, 3)))
+    stretch = np.exp(rng.uniform(-0.25, 0.25, (n_domains, 3)))
     stretch /= np.cbrt(stretch.prod(axis=1, keepdims=True))
-    frames = Rotation.random(n_domains, rng=rng).as_matrix()
     fill_seed = int(rng.integers(2**31))
-    arrangements = [rng.integers(2**31) for _ in range(_CANDIDATES)]
-    volume = mass_kda * 1e3 / _DENSITY_DA_PER_ANGSTROM3
-    for _ in range(4):
+    seeds = rng.integers(2**31, size=_CANDIDATES)
+    volume, target = mass_kda * 1e3 / _DENSITY_DA_PER_ANGSTROM3, diameter_angstrom
+    tried: list[tuple[float, Atoms]] = []
+    for _ in range(_REBUILDS):
         radius = np.cbrt(fraction * volume * 3 / (4 * np.pi))
-        found = [_arrange(radius, np.random.default_rng(seed)) for seed in arrangements]
-        miss = [abs(extent - diameter_angstrom) for _, extent in found]
-        centres = found[int(np.argmin(miss))][0]
-        arrangements = [arrangements[int(np.argmin(miss))]]
-        atoms = _fill(centres, radius[:, None] * stretch, frames, np.random.default_rng(fill_seed))
-        volume *= mass_kda * 1e3 / atoms.mass_da
-    return atoms.centred()
+        found = [_arrange(radius, np.random.default_rng(seed)) for seed in seeds]
+        best = int(np.argmin([abs(extent - target) for _, extent in found]))
+        residues = fill(found[best][0], radius[:, None] * stretch, np.random.default_rng(fill_seed))
+        atoms = _atoms(residues, np.random.default_rng(fill_seed))
+        actual = longest_diameter(atoms)
+        tried.append((abs(atoms.mass_kda / mass_kda - 1) + abs(actual / diameter_angstrom - 1), atoms))
+        volume *= mass_kda / atoms.mass_kda
+        target = found[best][1] + diameter_angstrom - actual
+    return min(tried, key=lambda item: item[0])[1].centred()
 
 
-def make_specimen(cfg: SimulateSession, diameter_angstrom: float) -> Atoms:
-    """Return the specimen that the settings ask for: generated or from a file, symmetry imposed, centred."""
-    if cfg.model is not None:
-        from emflow.io.atoms import read_atoms
-
-        position, electrons = read_atoms(cfg.model)
-        unit = Atoms(position, electrons, np.zeros(len(electrons)))
-    else:
-        unit = generate_specimen(
-            cfg.mass_kda, diameter_angstrom, cfg.n_domains, np.random.default_rng(cfg.seed)
-        )
-    return unit.centred()
+def _atoms(residues: np.ndarray, rng: np.random.Generator) -> Atoms:
+    electrons = np.tile(ELECTRONS, (len(residues), 1))
+    electrons[:, 5] *= rng.uniform(0.1, 1.9, len(residues))  # from glycine to tryptophan
+    blur = np.tile([0.0, 0.0, 0.0, 0.0, 0.0, 1.2], (len(residues), 1))
+    return Atoms(residues.reshape(-1, 3), electrons.reshape(-1), blur.reshape(-1))
 
 
 def _arrange(radius: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, float]:
-    """Place spheres, each touching an earlier one without overlap; return centres and longest diameter."""
+    """Place spheres, each touching an earlier one; return centres and longest diameter."""
     centres = np.zeros((len(radius), 3))
     for i in range(1, len(radius)):
         for _ in range(200):
             other = rng.integers(i)
             direction = rng.standard_normal(3)
             direction /= np.linalg.norm(direction)
-            centre = centres[other] + direction * 0.93 * (radius[i] + radius[other])
-            if (np.linalg.norm(centres[:i] - centre, axis=1) > 0.85 * (radius[:i] + radius[i])).all():
+            centre = centres[other] + direction * 0.85 * (radius[i] + radius[other])
+            if (np.linalg.norm(centres[:i] - centre, axis=1) > 0.8 * (radius[:i] + radius[i])).all():
                 break
         centres[i] = centre
     apart = np.linalg.norm(centres[:, None] - centres[None], axis=-1)
     return centres, float((apart + radius[:, None] + radius[None]).max())
 
 
-def _fill(centres: np.ndarray, radii: np.ndarray, frames: np.ndarray, rng: np.random.Generator) -> Atoms:
-    """Fill ellipsoids with helix bundles (two of three) and sheet sandwiches; a residue belongs to the
-    ellipsoid in which it lies deepest."""
-    parts = []
-    for i in range(len(centres)):
-        local = _sheets(radii[i], rng) if i % 3 == 1 else _bundle(radii[i], rng)
-        if not len(local):
-            continue
-        residues = local @ frames[i].T + centres[i]
-        alpha = residues[:, 1]
-        depth = [
-            np.linalg.norm((alpha - c) @ f / r, axis=1)
-            for c, f, r in zip(centres, frames, radii, strict=True)
-        ]
-        residues = residues[(np.argmin(depth, axis=0) == i) & (depth[i] < 1)]
-        parts.append(residues)
-    residues = np.concatenate(parts)
-    electrons = np.tile(ELECTRONS, (len(residues), 1))
-    electrons[:, 5] *= rng.uniform(0.1, 1.9, len(residues))  # from glycine to tryptophan
-    blur = np.tile([0.0, 0.0, 0.0, 0.0, 0.2, 1.2], (len(residues), 1))
-    return Atoms(residues.reshape(-1, 3), electrons.reshape(-1), blur.reshape(-1))
+def impose_symmetry(unit: Atoms, symmetry: str, pack: bool) -> Atoms:
+    """Copy an asymmetric unit about the axes of a point group.
+
+    Parameters
+    ----------
+    pack
+        Move the unit (centred) away from the axes, just so far that no two copies touch; else leave it
+        where it is.
+    """
+    operators = symmetry_operators(symmetry).numpy()
+    if len(operators) == 1:
+        return unit
+    if pack:
+        unit = unit.moved(np.eye(3), _packing_shift(unit, operators, symmetry))
+    copies = [unit.moved(g, np.zeros(3)) for g in operators]
+    return Atoms(
+        np.concatenate([c.position for c in copies]),
+        np.tile(unit.electrons, len(copies)),
+        np.tile(unit.blur_angstrom, len(copies)),
+    )
 
 
-def _bundle(radii: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Helices on a hexagonal lattice along z, each up to 26 residues, filling an ellipsoid."""
-    reach = int(np.ceil(radii.max() / HELIX_SPACING_ANGSTROM)) * 2
-    i, j = np.meshgrid(np.arange(-reach, reach + 1), np.arange(-reach, reach + 1))
-    offset = rng.uniform(-0.5, 0.5, 2)
-    x = ((i + 0.5 * (j % 2) + offset[0]) * HELIX_SPACING_ANGSTROM).ravel()
-    y = ((j * np.sqrt(0.75) + offset[1]) * HELIX_SPACING_ANGSTROM).ravel()
-    return _columns(x, y, radii, alpha_helix, (26, 1.5, 6.0, 5), rng)
+def _packing_shift(unit: Atoms, operators: np.ndarray, symmetry: str) -> np.ndarray:
+    """Smallest shift along one direction off all axes that keeps the copies apart (by bisection)."""
+    direction = np.array([1.0, 0.0, 0.0]) if symmetry[0] == "C" else np.array([0.55, 0.25, 0.8])
+    direction /= np.linalg.norm(direction)
+    tree = KDTree(unit.position)
 
+    def touches(distance: float) -> bool:
+        shift = distance * direction
+        others = ((unit.position + shift) @ g.T - shift for g in operators[1:])
+        return any(
+            np.isfinite(tree.query(o, distance_upper_bound=_CONTACT_ANGSTROM)[0]).any() for o in others
+        )
 
-def _sheets(radii: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Strands in stacked sheets along z, each up to 11 residues, filling an ellipsoid."""
-    reach = int(np.ceil(radii.max() / STRAND_SPACING_ANGSTROM)) + 1
-    i, j = np.meshgrid(np.arange(-reach, reach + 1), np.arange(-reach, reach + 1))
-    offset = rng.uniform(-0.5, 0.5, 2)
-    x = ((i + offset[0]) * SHEET_SPACING_ANGSTROM).ravel()
-    y = ((j + offset[1]) * STRAND_SPACING_ANGSTROM).ravel()
-    return _columns(x, y, radii, beta_strand, (11, 3.3, 5.0, 4), rng)
-
-
-def _columns(x, y, radii, element, rule, rng):  # type: ignore[no-untyped-def]
-    """Cut the columns at (x, y) through an ellipsoid into elements; jitter each a little."""
-    longest, rise, gap, shortest = rule
-    inside = 1 - (x / radii[0]) ** 2 - (y / radii[1]) ** 2
-    out = []
-    for cx, cy, depth in zip(x, y, inside, strict=True):
-        if depth <= 0:
-            continue
-        half = radii[2] * np.sqrt(depth)
-        z = -half + rng.uniform(0, gap)
-        while True:
-            n = int(min((half - z) / rise, rng.integers(longest // 2, longest + 1)))
-            if n < shortest:
-                break
-            piece = element(n)
-            if element is alpha_helix:
-                piece = piece @ Rotation.from_euler("z", rng.uniform(0, 360), degrees=True).as_matrix().T
-            if rng.random() < 0.5:  # antiparallel
-                piece = piece * np.array([1.0, -1.0, -1.0])
-            tilt = Rotation.from_rotvec(np.deg2rad([*rng.normal(0, 3.5, 2), 0.0])).as_matrix()
-            centre = np.array([cx, cy, z + 0.5 * n * rise]) + rng.normal(0, 0.5, 3)
-            out.append(piece @ tilt.T + centre)
-            z += n * rise + gap
-    return np.concatenate(out) if out else np.zeros((0, ATOMS_PER_RESIDUE, 3))
+    low, high = 0.0, longest_diameter(unit)
+    while touches(high):
+        high *= 2
+    for _ in range(12):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if touches(middle) else (low, middle)
+    return high * direction
