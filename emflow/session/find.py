@@ -19,7 +19,12 @@ class Member:
 Shards = list[list[Member]]
 
 
-def append(shards: Sequence[Sequence[Member]], seen: Sequence[Member], shard_size: int) -> Shards:
+def append(
+    shards: Sequence[Sequence[Member]],
+    seen: Sequence[Member],
+    shard_size: int,
+    refresh: Sequence[str] = (),
+) -> Shards:
     """Append the micrographs that are not yet known; known ones keep their place, vanished ones too.
 
     A file is known by its id, which comes from base name, size and time. So a changed file is a new entry.
@@ -34,6 +39,8 @@ def append(shards: Sequence[Sequence[Member]], seen: Sequence[Member], shard_siz
         What is there now, in the order in which new ones shall be appended.
     shard_size
         Members of a new shard. The last stored shard is filled up to it; full ones never grow.
+    refresh
+        Columns that known entries take over from ``seen`` (paths of half sums, given later).
     """
     out = [list(shard) for shard in shards]
     places = {m.identity: (i, j) for i, shard in enumerate(out) for j, m in enumerate(shard)}
@@ -51,6 +58,10 @@ def append(shards: Sequence[Sequence[Member]], seen: Sequence[Member], shard_siz
             holder = _holder(identity, out, places, fresh)
         if holder is None:
             fresh[identity] = Member(member.name, identity, member.columns)
+        elif identity in places:
+            i, j = places[identity]
+            newer = {column: member.columns[column] for column in refresh if column in member.columns}
+            out[i][j] = Member(holder.name, identity, {**holder.columns, **newer})
     for member in fresh.values():
         if not out or len(out[-1]) >= shard_size:
             out.append([])
