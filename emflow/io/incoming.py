@@ -19,6 +19,10 @@ HALF_SUMS = {"emflowEvenName": "rlnMicrographNameEven", "emflowOddName": "rlnMic
 """Our columns of even and odd half sums, and RELION's."""
 
 
+class NothingFoundError(EmflowError):
+    """A folder or pattern that shows no image (any more)."""
+
+
 def list_micrographs(
     source: str, facts: OpticsFacts, even: str | None = None, odd: str | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -48,7 +52,7 @@ def list_micrographs(
     else:
         images = list_images(source)
         if not images:
-            raise EmflowError(
+            raise NothingFoundError(
                 f"input.micrographs: '{source}' holds no MRC or TIFF image. Give a folder, a glob, a text list "
                 "with one path a line, or a RELION micrographs STAR."
             )
@@ -108,7 +112,9 @@ def _from_star(source: Path, facts: OpticsFacts) -> tuple[pd.DataFrame, pd.DataF
     table["emflowMtimeNs"] = [str(item.mtime_ns) for item in listed if item]
     first = ["rlnMicrographName", "rlnOpticsGroup", "emflowMicrographId", "emflowSize", "emflowMtimeNs"]
     first += [c for c in HALF_SUMS if c in table]
-    further = [c for c in table if not c.startswith("emflow") and c not in (*first, *HALF_SUMS.values())]
+    further = [
+        c for c in map(str, table) if not c.startswith("emflow") and c not in (*first, *HALF_SUMS.values())
+    ]
     return table[[*first, *further]], _optics(tables.get("optics"), facts, source)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from emflow.io.incoming import HALF_SUMS, list_micrographs
+from emflow.io.incoming import HALF_SUMS, NothingFoundError, list_micrographs
 from emflow.io.record import Record
 from emflow.io.shards import Shard, as_text, read_shards, shard_path, write_shard
 from emflow.session.config import SessionFind
@@ -81,8 +81,8 @@ def find_session(
         raise EmflowError("input.micrographs is not set: give a folder, a glob, a text list or a STAR table.")
     try:
         table, optics = list_micrographs(micrographs, cfg, even, odd)
-    except EmflowError:
-        if not stored or cfg.pixel_size_angstrom is None:
+    except NothingFoundError:
+        if not stored:
             raise
         log.warning("'%s' shows no micrograph now; the stored list is kept.", micrographs)
         return stored
@@ -92,15 +92,10 @@ def find_session(
     shards = []
     for number, members in enumerate(after, start=1):
         old = stored[number - 1] if number <= len(stored) else None
-        used = {member.columns["rlnOpticsGroup"] for member in members}
-        groups = optics[optics["rlnOpticsGroup"].isin(used)].reset_index(drop=True)
-        if old is not None and members == before[number - 1] and (groups.empty or groups.equals(old.optics)):
+        groups = _groups(optics, old, {member.columns["rlnOpticsGroup"] for member in members})
+        if old is not None and members == before[number - 1] and groups.equals(old.optics):
             shards.append(old)
             continue
-        if len(groups) < len(used):
-            raise EmflowError(
-                f"{micrographs}: the optics groups {sorted(used)} are used, {sorted(groups['rlnOpticsGroup'])} defined."
-            )
         shards.append(
             Shard(number, shard_path(folder, number), _table(members, number), groups, changed=True)
         )
@@ -111,13 +106,24 @@ def find_session(
     return shards
 
 
+def _groups(optics: pd.DataFrame, old: Shard | None, used: set[str]) -> pd.DataFrame:
+    """Optics groups of a shard; a group that the input no longer defines keeps its stored definition."""
+    tables = [optics] if old is None else [optics, old.optics]
+    groups = pd.concat(tables, ignore_index=True).drop_duplicates("rlnOpticsGroup")
+    groups = groups[groups["rlnOpticsGroup"].isin(used)].dropna(axis="columns", how="all")
+    if len(groups) < len(used):
+        lacking = sorted(used - set(groups["rlnOpticsGroup"]))
+        raise EmflowError(f"input.micrographs: data_optics does not define the optics group {lacking[0]}.")
+    return groups.fillna("None").reset_index(drop=True)
+
+
 def _members(table: pd.DataFrame) -> list[Member]:
-    rows = table.to_dict("records")
-    return [Member(r.pop("rlnMicrographName"), r.pop("emflowMicrographId"), _plain(r)) for r in rows]
-
-
-def _plain(row: dict[str, str]) -> dict[str, str]:
-    return {str(key): value for key, value in row.items() if key != "emflowShard"}
+    members = []
+    for row in table.to_dict("records"):
+        columns = {str(key): str(value) for key, value in row.items() if key != "emflowShard"}
+        name, identity = columns.pop("rlnMicrographName"), columns.pop("emflowMicrographId")
+        members.append(Member(name, identity, columns))
+    return members
 
 
 def _table(members: list[Member], number: int) -> pd.DataFrame:
