@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import keyword
 import logging
+import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from cyclopts import App
+from cyclopts import App, CycloptsError
 from cyclopts.config import Dict as DefaultsFrom
 
 from emflow import __version__
@@ -17,23 +20,70 @@ from emflow.step import EmflowError
 COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
     "simulate": (
         "Make sessions with known truth, and score results against it.",
-        {"session": "", "score": ""},
+        {
+            "session": "Simulate micrographs of a specimen, with the truth beside them.",
+            "score": "Compare a project's results with the truth of its simulated session.",
+        },
     ),
-    "session": ("Find, check and select micrographs.", {"find": "", "check": "", "select": "", "join": ""}),
-    "ctf": ("Estimate the contrast transfer function.", {"fit": ""}),
-    "pick": ("Find particles in micrographs.", {"apply": "", "score": ""}),
-    "extract": ("Cut out particles.", {"run": "", "recenter": "", "join": ""}),
-    "reconstruct": ("Find poses and the map.", {"abinitio": "", "refine": ""}),
-    "validate": ("Judge half maps.", {"maps": ""}),
+    "session": (
+        "Find, check and select micrographs.",
+        {
+            "find": "List micrographs in append-only shards.",
+            "check": "Read every micrograph; set bad ones aside; assign halves.",
+            "select": "Join what is known of each micrograph into one quality table.",
+            "join": "Pool the quality tables of all shards.",
+        },
+    ),
+    "ctf": (
+        "Estimate the contrast transfer function.",
+        {
+            "fit": "Fit defocus and astigmatism of each micrograph.",
+            "import": "Take somebody's CTF, matched by micrograph name.",
+        },
+    ),
+    "pick": (
+        "Find particles in micrographs.",
+        {
+            "apply": "Pick particles in each micrograph.",
+            "import": "Take somebody's coordinates, matched by micrograph name.",
+            "score": "Compare picks with known positions: precision, recall, F1.",
+        },
+    ),
+    "extract": (
+        "Cut out particles.",
+        {
+            "run": "Cut out and normalise the picked particles.",
+            "recenter": "Cut out again, finer and centred on the refined origins.",
+            "join": "Pool the particle tables of all shards.",
+        },
+    ),
+    "reconstruct": (
+        "Find poses and the map.",
+        {
+            "abinitio": "Find a first map from random starts.",
+            "refine": "Refine poses and map in two independent halves.",
+        },
+    ),
+    "validate": ("Judge half maps.", {"maps": "FSC, resolution and angular coverage of two half maps."}),
 }
-"""Room → its help and its verbs; each verb is the function of that name in ``emflow.<room>.command``."""
+"""Room → its help and its verbs; each verb is the function of that name in ``emflow.<room>.command``
+(with an underscore behind a name that Python keeps for itself: ``import_``)."""
 
-PROJECT_COMMANDS = ("init", "plan", "unlock", "doctor", "report")
-"""Commands of one word: functions in ``emflow.project.command``."""
+PROJECT_COMMANDS: dict[str, tuple[str, str]] = {
+    "init": ("emflow.project.command:init", "Write a commented configuration for a folder of micrographs."),
+    "plan": ("emflow.project.command:plan", "Say in words what a run would do, and why."),
+    "unlock": ("emflow.project.command:unlock", "Remove the lock of a killed run, if nothing of it is left."),
+    "doctor": ("emflow.project.command:doctor", "Check this machine: device, scheduler, disk, libraries."),
+    "report": ("emflow.report.command:report", "Write the HTML page and summary.json of a project."),
+}
+"""Commands of one word: where they are, and their help."""
 
 
-def build_app() -> App:
-    """Return the command-line application; no room is imported by it."""
+def build_app(chosen: Sequence[str] = ()) -> App:
+    """Return the command-line application; no room is imported by it.
+
+    Listings show the help lines above; the chosen command shows its own docstring, so it is left without.
+    """
     app = App(
         name="emflow",
         version=__version__,
@@ -42,21 +92,26 @@ def build_app() -> App:
     )
     for room, (about, verbs) in COMMANDS.items():
         group = App(name=room, help=about)
-        for verb in verbs:
-            group.command(f"emflow.{room}.command:{verb}", name=verb)
+        for verb, line in verbs.items():
+            function = f"{verb}_" if keyword.iskeyword(verb) else verb
+            listed = {} if list(chosen[:2]) == [room, verb] else {"help": line}
+            group.command(f"emflow.{room}.command:{function}", name=verb, **listed)
         app.command(group)
-    for name in PROJECT_COMMANDS:
-        app.command(f"emflow.project.command:{name}", name=name)
+    for name, (where, line) in PROJECT_COMMANDS.items():
+        app.command(where, name=name, **({} if list(chosen[:1]) == [name] else {"help": line}))
     return app
 
 
 def take_settings(tokens: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """Take ``--json TEXT`` and ``--config FILE`` out of the tokens; return the rest and the step's settings.
+    """Take ``--json TEXT`` and ``--config FILE`` out of the tokens; return the rest and the settings.
 
     ``--json`` holds exactly one step's settings (as the Snakefile gives them); ``--config`` names a whole
-    configuration, of which the step's section and the sample's facts are used. Flags win over both.
+    configuration, of which the step's section, the sample's facts and the execution are used.
+    ``EMFLOW_EXECUTION`` (JSON; set by the Snakefile) says how to run: it is no part of the command, so that
+    it triggers no rerun. Flags win over all three.
     """
-    rest, settings = [], {}
+    rest: list[str] = []
+    settings: dict[str, Any] = json.loads(os.environ.get("EMFLOW_EXECUTION", "{}"))
     iterator = iter(tokens)
     for token in iterator:
         name, _, value = token.partition("=")
@@ -65,17 +120,30 @@ def take_settings(tokens: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
             continue
         value = value or next(iterator, "")
         if name == "--json":
-            settings = json.loads(value)
-            settings.pop("version", None)
+            settings |= _from_json(value)
         else:
-            from emflow.config import load_settings
+            settings |= _from_configuration(value, ".".join(tokens[:2]))
+    return rest, settings
 
-            step = ".".join(tokens[:2])
-            whole = load_settings(value)
-            if step not in whole.steps:
-                raise EmflowError(f"--config: {step} has no section in a configuration.")
-            settings = whole.section(step).model_dump(mode="json")
-    return rest, {key: value for key, value in settings.items() if value is not None}
+
+def _from_json(text: str) -> dict[str, Any]:
+    try:
+        settings = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise EmflowError(f"--json: not JSON ({error}); expected one step's settings.") from None
+    if not isinstance(settings, dict):
+        raise EmflowError("--json: expected one step's settings, as an object.")
+    settings.pop("version", None)
+    return settings
+
+
+def _from_configuration(path: str, step: str) -> dict[str, Any]:
+    from emflow.config import load_settings
+
+    whole = load_settings(path)
+    if step not in whole.steps:
+        raise EmflowError(f"--config: {step} has no section in a configuration.")
+    return whole.execution.model_dump(mode="json") | whole.section(step).model_dump(mode="json")
 
 
 def main(tokens: Sequence[str] | None = None) -> None:
@@ -83,22 +151,29 @@ def main(tokens: Sequence[str] | None = None) -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
     )
-    app = build_app()
+    words = list(sys.argv[1:] if tokens is None else tokens)
     try:
-        rest, settings = take_settings(sys.argv[1:] if tokens is None else tokens)
-        if settings:
+        if "EMFLOW_PARENT" in os.environ:
+            from emflow.project.parent import die_with
+
+            die_with(int(os.environ["EMFLOW_PARENT"]))
+        app = build_app(words)
+        if words[:1] and words[0] in COMMANDS:
+            words, settings = take_settings(words)
             flags = {key.replace("_", "-"): value for key, value in settings.items()}
             app.config = [DefaultsFrom(flags, use_commands_as_keys=False, source="--json or --config")]
-        app(rest, result_action="return_value", exit_on_error=False, print_error=True)
-    except EmflowError as error:
-        print(f"emflow: {error}", file=sys.stderr)
+        app(words, result_action="return_value", exit_on_error=False, print_error=False)
+    except (EmflowError, CycloptsError) as error:
+        print(f"emflow: {_plain(str(error))}", file=sys.stderr)
         raise SystemExit(2) from None
-    except Exception as error:
-        from cyclopts import CycloptsError
 
-        if isinstance(error, CycloptsError):
-            raise SystemExit(2) from None
-        raise
+
+def _plain(message: str) -> str:
+    """Return a message of pydantic's as ``name: what is wrong``, any other as it is."""
+    found = re.findall(r"^(\w+)\n +(.*?)(?: \[type=.*\])?$", message, flags=re.MULTILINE)
+    if "validation error" not in message or not found:
+        return message
+    return "; ".join(f"--{name.replace('_', '-')}: {text}" for name, text in found)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,15 @@ class Settings(StepConfig):
         cfg = self.section(step)
         return json.dumps({"version": cfg.version, **cfg.model_dump(mode="json")})
 
+    def as_mapping(self) -> dict[str, Any]:
+        """All settings as a configuration file holds them, each fact once."""
+        content = self.model_dump(mode="json", include={"project", "input", "sample", "execution"})
+        for step, cfg in self.steps.items():
+            room, verb = step.split(".")
+            own = cfg.model_dump(mode="json", include=set(own_fields(type(cfg))))
+            content.setdefault(room, {})[verb] = own
+        return content
+
 
 def step_models() -> dict[str, type[StepConfig]]:
     """Return every step's settings model by its name, ``room.verb``."""
@@ -99,6 +108,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 def validate(content: Mapping[str, Any]) -> Settings:
     """Validate a merged configuration; see :func:`load_settings`."""
     models = step_models()
+    content = _merge({}, content)
     rooms = {step.split(".")[0] for step in models}
     _known(content, [*Settings.model_fields.keys() - {"steps"}, *sorted(rooms)], "")
     sample = _build(Sample, content.get("sample"), "sample")
@@ -129,6 +139,8 @@ def validate(content: Mapping[str, Any]) -> Settings:
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
+        if key == "input" and isinstance(value, str):  # short for the micrographs: --config input=FOLDER
+            value = {"micrographs": value}
         if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
             merged[key] = _merge(dict(merged[key]), value)
         else:
@@ -140,10 +152,21 @@ def _known(content: Mapping[str, Any], allowed: list[str], prefix: str) -> None:
     for key in content:
         if key not in allowed:
             near = difflib.get_close_matches(str(key), allowed, n=1)
-            hint = (
-                f"Did you mean {prefix}{near[0]}?" if near else f"Known here: {', '.join(sorted(allowed))}."
-            )
+            elsewhere = [path for path in _paths() if path.rsplit(".", 1)[-1] == key]
+            if elsewhere:
+                hint = f"It belongs to {' or '.join(elsewhere)}."
+            elif near:
+                hint = f"Did you mean {prefix}{near[0]}?"
+            else:
+                hint = f"Known here: {', '.join(sorted(allowed))}."
             raise EmflowError(f"{prefix}{key}: no such key. {hint}")
+
+
+def _paths() -> list[str]:
+    """Dotted path of every key that a configuration may hold."""
+    general: dict[str, type[StepConfig]] = {"input": Input, "sample": Sample, "execution": Execution}
+    paths = [f"{section}.{name}" for section, model in general.items() for name in model.model_fields]
+    return paths + [f"{step}.{name}" for step, model in step_models().items() for name in own_fields(model)]
 
 
 def _build(
@@ -164,4 +187,6 @@ def _build(
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join([prefix, *map(str, first["loc"])]).lstrip(".")
-        raise EmflowError(f"{where} = {first['input']!r}: {first['msg']}.") from None
+        field = model.model_fields.get(str(first["loc"][0])) if first["loc"] else None
+        about = f" {field.description}" if field is not None and field.description else ""
+        raise EmflowError(f"{where} = {first['input']!r}: {first['msg']}.{about}") from None

@@ -1,0 +1,33 @@
+# emflow: from micrographs to a validated map.
+#
+#   snakemake --profile profiles/local --configfile FILE      run everything, or what is left of it
+#   emflow plan FILE                                          say in words what that would do, and why
+#
+# Settings live in emflow/<room>/config.py, rules in workflow/rules/<room>.smk; see docs/running.md.
+from snakemake.utils import min_version
+
+from emflow.project.chain import open_chain
+
+min_version("9.27")
+
+project = open_chain(workflow)
+section = project.section
+
+
+pathvars:
+    results=project.folder,
+
+
+wildcard_constraints:
+    shard=r"\d+",
+
+
+rule all:
+    default_target: True
+    input:
+        "<results>/report/index.html",
+
+
+for room in project.rooms:
+
+    include: f"workflow/rules/{room}.smk"

@@ -1,0 +1,174 @@
+"""A project as the Snakefile sees it: settings validated once, lists of shards, one run at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from emflow.config import ROOMS, Settings, load_settings
+from emflow.io.atomic import write_text
+from emflow.project.lock import hold
+from emflow.step import EmflowError
+
+EXAMPLE = "config/demo.yaml"
+_SHARD = re.compile(r"shard_(\d+)\.star$")
+_LOOKS = """--lint --list-rules --list -l --list-target-rules --lt --print-compilation --dag --rulegraph
+--filegraph --d3dag --summary -S --detailed-summary -D --unlock --touch -t --cleanup-metadata --cm
+--cleanup-shadow --containerize --archive --report --generate-unit-tests --delete-all-output
+--delete-temp-output --list-changes --lc --list-input-changes --li --list-params-changes --lp
+--list-untracked --lu --conda-cleanup-envs --conda-create-envs-only --list-conda-envs""".split()  # noqa: SIM905
+"""Snakemake's options that only look or tidy: they must not grow the stored lists of micrographs."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What the rules need to know of a project."""
+
+    settings: Settings
+    shards: dict[str, str]
+    """Number of each shard (``00001``) → the list of its micrographs."""
+
+    @property
+    def folder(self) -> str:
+        """Folder of the results, relative to the working folder."""
+        return f"results/{self.settings.project}"
+
+    @property
+    def rooms(self) -> list[str]:
+        """Rooms that may have rules."""
+        return [*ROOMS, "report"]
+
+    @property
+    def gpu(self) -> int:
+        """GPUs that a GPU step asks the scheduler for."""
+        return 0 if self.settings.execution.device == "cpu" else 1
+
+    def threads(self, most: int) -> int:
+        """Threads of a job that can use ``most``."""
+        return min(most, self.settings.execution.threads or most)
+
+    def section(self, step: str) -> str:
+        """JSON of a step's settings and version: what triggers its rerun; ``{}`` for a step without any."""
+        return self.settings.params(step) if step in self.settings.steps else "{}"
+
+
+def open_chain(workflow: Any) -> Chain:
+    """Open the project of a Snakemake workflow; called where the Snakefile is read.
+
+    Snakemake reads the Snakefile again in every job. Only the main process of a run that executes validates
+    the configuration afresh, looks for micrographs, and stores both; jobs read what was stored, so that a
+    configuration edited during a run changes none of it. A dry run writes nothing.
+    """
+    try:
+        if not workflow.is_main_process:
+            return _stored(_settings(workflow))
+        return _in_main_process(workflow)
+    except EmflowError as error:
+        print(f"emflow: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _in_main_process(workflow: Any) -> Chain:
+    dry = workflow.output_settings.dryrun
+    looks = not dry and bool(set(sys.argv) & set(_LOOKS))
+    if not workflow.config_settings.overwrite_config:
+        if not (dry or looks):
+            raise EmflowError(
+                f"No configuration. Add --configfile FILE: `emflow init` writes one for your data; {EXAMPLE} "
+                "is an example."
+            )
+        print(f"emflow: no configuration given; looking at {EXAMPLE}.", file=sys.stderr)
+    settings = _settings(workflow)
+    if looks:
+        return _stored(settings)
+    folder = Path("results") / settings.project
+    if dry:
+        return Chain(settings, find_shards(settings, Path(workflow.snakemake_tmp_dir)))
+    folder.mkdir(parents=True, exist_ok=True)
+    hold(folder)
+    stored = yaml.safe_dump(settings.as_mapping(), sort_keys=False, allow_unicode=True)
+    frozen = folder / "settings.yaml"
+    if not frozen.exists() or frozen.read_text(encoding="utf-8") != stored:
+        write_text(frozen, stored)
+    export(settings)
+    return Chain(settings, find_shards(settings))
+
+
+def _settings(workflow: Any) -> Settings:
+    given = workflow.config_settings
+    # Merged here and not taken from Snakemake's ``config``, so that `--config input=FOLDER` replaces the
+    # micrographs and leaves the rest of a file's input section as it is.
+    files: list[str | Path | Mapping[str, Any]] = list(given.configfiles)
+    if not files and not given.config:
+        files = [Path(workflow.basedir) / EXAMPLE]
+    return load_settings(*files, {key: _nulls(value) for key, value in given.config.items()})
+
+
+def _nulls(value: Any) -> Any:
+    """Snakemake takes every value of ``--config`` as text, ``null`` too."""
+    if isinstance(value, Mapping):
+        return {key: _nulls(item) for key, item in value.items()}
+    return None if value == "null" else value
+
+
+def _stored(settings: Settings) -> Chain:
+    folder = Path("results") / settings.project
+    frozen = folder / "settings.yaml"
+    if frozen.exists():
+        settings = load_settings(frozen)
+    export(settings)
+    return Chain(settings, stored_shards(folder))
+
+
+def stored_shards(folder: Path) -> dict[str, str]:
+    """Return the stored lists of a project: number of the shard → path."""
+    found = ((_SHARD.search(path.name), path) for path in (folder / "session").glob("shard_*.star"))
+    return {match[1]: str(path) for match, path in sorted(found, key=lambda item: item[1]) if match}
+
+
+def find_shards(settings: Settings, pretend: Path | None = None) -> dict[str, str]:
+    """Look for micrographs and return the lists of shards.
+
+    New and grown lists are written to the project, or to the folder ``pretend`` for a run that must not
+    change anything; lists that stay as they are keep their path and their time either way.
+    """
+    from emflow.io.shards import shard_path, write_shard
+    from emflow.session.command import find_session
+    from emflow.session.config import SessionFind
+
+    given, cfg = settings.input, settings.section("session.find")
+    assert isinstance(cfg, SessionFind)
+    folder = Path("results") / settings.project / "session"
+    shards = find_session(
+        given.micrographs, folder, cfg, even=given.even, odd=given.odd, write=pretend is None
+    )
+    lists = {}
+    for shard in shards:
+        path = shard.path
+        if shard.changed and pretend is not None:
+            path = shard_path(pretend, shard.number)
+            write_shard(replace(shard, path=path))
+        lists[f"{shard.number:05d}"] = str(path)
+    return lists
+
+
+def export(settings: Settings) -> None:
+    """Set what jobs inherit: the same emflow first on PATH, how to run, and whom to die with.
+
+    None of it is part of a job's params or command, so that none of it triggers a rerun.
+    """
+    here = str(Path(sys.executable).parent)
+    path = os.environ.get("PATH", "")
+    if path.split(os.pathsep)[0] != here:
+        os.environ["PATH"] = os.pathsep.join([here, path])
+    execution = settings.execution.model_dump(mode="json", exclude={"threads"})
+    os.environ["EMFLOW_EXECUTION"] = json.dumps(execution)
+    os.environ["EMFLOW_PARENT"] = str(os.getpid())

@@ -1,0 +1,89 @@
+"""Remove what a killed run left, once nothing of that run is alive."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+
+from emflow.project.lock import holder, is_held, snakemake_locks
+from emflow.step import EmflowError
+
+
+def unlock_project(project: str, wait_s: float = 10.0) -> list[Path]:
+    """Remove Snakemake's lock files of a project; return those removed.
+
+    Steps of a killed run die within moments of it; they are waited for.
+
+    Raises
+    ------
+    EmflowError
+        If a run, a step or a queued job of the project is left, saying which and what to do.
+    """
+    folder = Path("results") / project
+    if is_held(folder):
+        raise EmflowError(
+            f"{folder}: {holder(folder) or 'a snakemake'} is still running this project. Nothing was unlocked."
+        )
+    deadline = time.monotonic() + wait_s
+    while left := running_steps(project):
+        if time.monotonic() > deadline:
+            listed = "; ".join(f"process {pid}: {command}" for pid, command in left)
+            raise EmflowError(
+                f"{folder}: steps of the killed run are still writing ({listed}). Stop them with "
+                f"`kill {' '.join(str(pid) for pid, _ in left)}`, then run `emflow unlock` again."
+            )
+        time.sleep(0.2)
+    jobs = queued_jobs()
+    if jobs:
+        raise EmflowError(
+            f"SLURM still has jobs of this folder: {', '.join(jobs)}. Let them end, or cancel them with "
+            f"`scancel {' '.join(jobs)}`, then run `emflow unlock` again."
+        )
+    locks = snakemake_locks(project)
+    for path in locks:
+        path.unlink(missing_ok=True)
+    return locks
+
+
+def running_steps(project: str) -> list[tuple[int, str]]:
+    """Living emflow steps of a project in this folder: process and command."""
+    here, mark = os.getcwd(), f"results/{project}/"
+    own = {process.pid for process in psutil.Process().parents()} | {os.getpid()}
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid in own or process.status() == psutil.STATUS_ZOMBIE or process.cwd() != here:
+                continue
+            words = process.cmdline()
+        except psutil.Error:  # gone, or another user's
+            continue
+        if any(Path(word).name == "emflow" or word == "emflow.cli" for word in words[:3]) and any(
+            mark in word for word in words
+        ):
+            found.append((process.pid, " ".join(words[1:4])))
+    return found
+
+
+def queued_jobs() -> list[str]:
+    """Numbers of the SLURM jobs, queued or running, that were submitted from this folder."""
+    if shutil.which("squeue") is None:
+        return []
+    asked = subprocess.run(
+        ["squeue", "--me", "--noheader", "--format=%i|%Z"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if asked.returncode != 0:
+        raise EmflowError(
+            f"squeue does not answer ({asked.stderr.strip() or 'no message'}), so it is not known whether jobs "
+            "of this folder are left. Try again when SLURM answers."
+        )
+    rows = (line.strip().split("|", 1) for line in asked.stdout.splitlines() if "|" in line)
+    return [number for number, folder in rows if os.path.realpath(folder) == os.path.realpath(os.getcwd())]

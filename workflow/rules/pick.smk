@@ -1,0 +1,44 @@
+# Where particles are: picked, or somebody's coordinates (input.picks).
+
+if project.settings.input.picks:
+
+    rule pick_import:
+        input:
+            "<results>/session/check/shard_{shard}.star",
+            project.settings.input.picks,
+        output:
+            "<results>/pick/shard_{shard}.star",
+        log:
+            "<results>/records/pick.import/shard_{shard}.json",
+        conda:
+            "../../envs/emflow.yaml"
+        threads: 1
+        resources:
+            mem_mb=lambda wildcards, attempt: 2000 * attempt,
+            runtime=lambda wildcards, attempt: 10 * attempt,
+        params:
+            cfg=section("pick.import"),
+        shell:
+            "emflow pick import {input} {output}"
+            " --json {params.cfg:q} --threads {threads} --record {log}"
+
+else:
+
+    rule pick_apply:
+        input:
+            "<results>/session/check/shard_{shard}.star",
+        output:
+            "<results>/pick/shard_{shard}.star",
+        log:
+            "<results>/records/pick.apply/shard_{shard}.json",
+        conda:
+            "../../envs/emflow.yaml"
+        threads: project.threads(4)
+        resources:
+            mem_mb=lambda wildcards, attempt: 4000 * attempt,
+            runtime=lambda wildcards, attempt: 120 * attempt,
+        params:
+            cfg=section("pick.apply"),
+        shell:
+            "emflow pick apply {input} {output}"
+            " --json {params.cfg:q} --threads {threads} --record {log}"

@@ -1,0 +1,31 @@
+# One HTML page and summary.json, made from results only.
+
+
+rule report:
+    input:
+        "<results>/session/quality.star",
+        "<results>/session/metrics.json",
+        expand("<results>/ctf/shard_{shard}.star", shard=project.shards),
+        expand("<results>/pick/shard_{shard}.star", shard=project.shards),
+        "<results>/extract/particles.star",
+        "<results>/extract/recentered/particles.star",
+        "<results>/reconstruct/abinitio/metrics.json",
+        "<results>/reconstruct/refine/metrics.json",
+        "<results>/validate/metrics.json",
+        ["<results>/simulate/metrics.json"] if project.settings.input.truth else [],
+    output:
+        page="<results>/report/index.html",
+        summary="<results>/report/summary.json",
+    log:
+        "<results>/records/report/all.json",
+    conda:
+        "../../envs/emflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        project=subpath(output.page, ancestor=2),
+        folder=subpath(output.page, parent=True),
+    shell:
+        "emflow report {params.project} {params.folder} --record {log}"

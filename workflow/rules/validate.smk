@@ -1,0 +1,29 @@
+# Judge the half maps: unmasked, masked and phase-randomised FSC, resolution, angular coverage.
+
+
+rule validate_maps:
+    input:
+        half1="<results>/reconstruct/refine/half1.mrc",
+        half2="<results>/reconstruct/refine/half2.mrc",
+        mask="<results>/reconstruct/refine/mask.mrc",
+        particles="<results>/reconstruct/refine/particles.star",
+    output:
+        validation="<results>/validate/validation.json",
+        fsc="<results>/validate/fsc.star",
+        metrics="<results>/validate/metrics.json",
+        verdicts="<results>/validate/verdicts.json",
+    log:
+        "<results>/records/validate.maps/all.json",
+    conda:
+        "../../envs/emflow.yaml"
+    threads: project.threads(8)
+    resources:
+        mem_mb=lambda wildcards, attempt: 16000 * attempt,
+        runtime=lambda wildcards, attempt: 120 * attempt,
+    params:
+        cfg=section("validate.maps"),
+        folder=subpath(output.validation, parent=True),
+    shell:
+        "emflow validate maps {input.half1} {input.half2} {params.folder}"
+        " --mask {input.mask} --particles {input.particles}"
+        " --json {params.cfg:q} --threads {threads} --record {log}"
