@@ -76,6 +76,8 @@ def _elements(rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Parallel or antiparallel helices or strands about the origin along z, each a little astray."""
     helical = rng.random() < _HELICAL
     reach = _MOTIF_REACH_ANGSTROM
+    x: np.ndarray
+    y: np.ndarray
     if helical:
         i, j = np.meshgrid(np.arange(-3, 4), np.arange(-3, 4))
         x, y = (i + 0.5 * (j % 2)) * HELIX_SPACING_ANGSTROM, j * np.sqrt(0.75) * HELIX_SPACING_ANGSTROM
