@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterable
 from importlib import metadata
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -67,8 +68,9 @@ class Record:
             "settings": self._cfg.model_dump(mode="json"),
             "step_version": self._cfg.version,
             "emflow": emflow.__version__,
+            "commit": _commit(Path(emflow.__file__).parents[1] / ".git"),
             "inputs": [file_identity(path) for path in self._inputs],
-            "device": self._run.device,
+            "device": _device(self._run.device),
             "threads": self._run.threads,
             "libraries": {name: _version(name) for name in _LIBRARIES},
             "python": platform.python_version(),
@@ -80,6 +82,29 @@ class Record:
             **self.notes,
         }
         write_text(self._run.record, json.dumps(content, indent=1) + "\n")
+
+
+def _device(asked: str) -> str:
+    """What was asked for, and the GPU that was used, if any."""
+    torch = sys.modules.get("torch")  # not imported for its own sake: many steps never need it
+    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return asked
+    return f"{asked} ({torch.cuda.get_device_name()})"
+
+
+def _commit(git: Path) -> str | None:
+    """Commit of the checkout that emflow runs from; None for an installed package."""
+    try:
+        head = (git / "HEAD").read_text().strip()
+        if not head.startswith("ref: "):
+            return head
+        name = head.removeprefix("ref: ")
+        if (git / name).exists():
+            return (git / name).read_text().strip()
+        packed = (git / "packed-refs").read_text().splitlines()
+    except OSError:
+        return None
+    return next((line.split()[0] for line in packed if line.endswith(f" {name}")), None)
 
 
 def _version(name: str) -> str | None:

@@ -119,7 +119,7 @@ def changed_settings(old: Iterable[str], new: Iterable[str]) -> str:
     before, now = _settings(old), _settings(new)
     changed = []
     for key in sorted(before.keys() | now.keys()):
-        if before.get(key) == now.get(key):
+        if key in before and key in now and before[key] == now[key]:
             continue
         if key == "version":
             changed.append(

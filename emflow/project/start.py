@@ -7,7 +7,7 @@ from pathlib import Path
 
 from emflow.config import Settings
 from emflow.io.atomic import write_text
-from emflow.io.micrographs import find_images
+from emflow.io.listing import list_images
 from emflow.project.generate import comment
 from emflow.step import EmflowError, Sample
 
@@ -34,7 +34,7 @@ def write_configuration(micrographs: str, out: Path, project: str | None = None)
         raise EmflowError(
             f"{out} exists and is not overwritten. Give another name: emflow init FOLDER NAME.yaml"
         )
-    images = find_images(micrographs)
+    images = list_images(micrographs)
     if not images:
         raise EmflowError(f"{micrographs}: no MRC or TIFF image found. Give a folder, or a glob in quotes.")
     name = project or _project_name(micrographs)
