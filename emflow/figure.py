@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import io
 from collections.abc import Callable
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 P = ParamSpec("P")
+Drawn = TypeVar("Drawn", bound=Figure | None)
 
 STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -35,11 +36,11 @@ INK, MUTED, BLUE, ORANGE, GREEN, RED = "#1b1f24", "#8a929b", "#0072b2", "#d55e00
 """Colours that colour-blind readers can tell apart (after Okabe and Ito)."""
 
 
-def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+def styled(draw: Callable[P, Drawn]) -> Callable[P, Drawn]:
     """Decorate a function that draws a figure, so that it is drawn in the common style."""
 
     @functools.wraps(draw)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Drawn:
         with rc_context(STYLE):
             return draw(*args, **kwargs)
 

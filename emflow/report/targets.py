@@ -1,0 +1,30 @@
+"""What a simulated session's results are measured by, beside what they reached."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from emflow.report.summary import Numbers
+
+
+class Target(NamedTuple):
+    """A bound on one figure of the truth section."""
+
+    bound: float
+    at_least: bool
+    """Whether the figure must be at least the bound; else at most."""
+
+
+TARGETS: dict[str, Target] = {}
+
+
+def compare_with_targets(summary: dict[str, Numbers]) -> list[dict[str, Any]]:
+    """Rows of the truth section: name, number, target if there is one, and whether it is met."""
+    rows = []
+    for name, value in summary.get("truth", {}).items():
+        target = TARGETS.get(name)
+        met = None
+        if target is not None:
+            met = value is not None and (value >= target.bound if target.at_least else value <= target.bound)
+        rows.append({"name": name, "value": value, "target": target, "met": met})
+    return rows
