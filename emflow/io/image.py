@@ -61,3 +61,16 @@ def image_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
     if len(shape) != 2:
         raise EmflowError(f"{source}: has shape {shape}; expected one image (y, x).")
     return shape[0], shape[1]
+
+
+def header_pixel_size(path: str | os.PathLike[str]) -> float | None:
+    """Pixel size that the header tells, in ångström; None where it tells nothing (TIFF, 0, or mrcfile's 1)."""
+    if Path(path).suffix.lower() in TIFF_SUFFIXES:
+        return None
+    told = read_header(path).voxel_size_angstrom
+    return None if not 0 < told < 1e4 or told == 1.0 else round(told, 6)
+
+
+def is_restored(path: str | os.PathLike[str]) -> bool:
+    """Whether the header marks the pixels as denoised or otherwise restored."""
+    return Path(path).suffix.lower() in MRC_SUFFIXES and read_header(path).restored

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from emflow.io.incoming import HALF_SUMS, NothingFoundError, list_micrographs
-from emflow.io.record import Record
-from emflow.io.shards import Shard, as_text, read_shards, shard_path, write_shard
-from emflow.session.config import SessionFind
-from emflow.session.find import Member, append
+from emflow.io.image import header_pixel_size, is_restored, read_image
+from emflow.io.journal import Journal, result_key
+from emflow.io.micrographs import SET_ASIDE_COLUMNS, Micrographs, for_each, load_micrographs, optics_facts
+from emflow.io.record import Record, verdict, write_metrics, write_verdicts
+from emflow.io.star import concat, read_star, write_star
+from emflow.session.check import Fault, Peer, assign_halves, compare, measure
+from emflow.session.config import SessionCheck, SessionFind, SessionJoin, SessionSelect
+from emflow.session.contrast import decide, skewness
+from emflow.session.inputs import column, find_gone, find_session, read_labels, read_selected, read_step
+from emflow.session.join import judge_session, measure_session, settle
+from emflow.session.outputs import checked_table, contrast_table, set_aside_table
+from emflow.session.select import FATE_COLUMNS, StepTables, select_micrographs
 from emflow.step import EmflowError, Run
 
 log = logging.getLogger("emflow")
@@ -44,97 +52,189 @@ def find(
     log.info("%d micrographs in %d shards, %d changed", sum(map(len, shards)), len(shards), changed)
 
 
-def find_session(
-    micrographs: str | None,
-    folder: Path,
-    cfg: SessionFind,
-    *,
-    even: str | None = None,
-    odd: str | None = None,
-    write: bool = True,
-) -> list[Shard]:
-    """Find the session's micrographs (name, size and time; no pixel) and bring the shards' lists up to date.
-
-    Entries that are stored keep their place, even where the file vanished; new and changed files are
-    appended. Only lists that changed are written, so the others keep their time.
+def check(micrographs: Path, out: Path, /, *, cfg: SessionCheck = SessionCheck(), run: Run = Run()) -> None:
+    """Read each micrograph once; set bad ones aside; assign half-sets; detect the contrast.
 
     Parameters
     ----------
-    micrographs, even, odd
-        As in the configuration's section ``input``.
-    folder
-        Where the lists are stored.
-    write
-        False computes the lists as they would be and changes nothing (dry run).
-
-    Returns
-    -------
-    All shards, in order; ``Shard.changed`` tells which differ from what was stored.
-
-    Raises
-    ------
-    EmflowError
-        If nothing is found and nothing is stored, or the pixel size is not known.
+    micrographs
+        A shard's list from session find, or a STAR table, folder, glob (in quotes) or image.
+    out
+        STAR table to write: blocks optics, micrographs (accepted), set_aside and contrast.
     """
-    stored = read_shards(folder)
-    if not micrographs:
-        raise EmflowError("input.micrographs is not set: give a folder, a glob, a text list or a STAR table.")
-    try:
-        table, optics = list_micrographs(micrographs, cfg, even, odd)
-    except NothingFoundError:
-        if not stored:
-            raise
-        log.warning("'%s' shows no micrograph now; the stored list is kept.", micrographs)
-        return stored
-    optics = as_text(optics)
-    before = [_members(shard.table) for shard in stored]
-    after = append(before, _members(table), cfg.shard_size, refresh=tuple(HALF_SUMS))
-    shards = []
-    for number, members in enumerate(after, start=1):
-        old = stored[number - 1] if number <= len(stored) else None
-        groups = _groups(optics, old, {member.columns["rlnOpticsGroup"] for member in members})
-        if old is not None and members == before[number - 1] and groups.equals(old.optics):
-            shards.append(old)
-            continue
-        shards.append(
-            Shard(number, shard_path(folder, number), _table(members, number), groups, changed=True)
-        )
-    if write:
-        for shard in shards:
-            if shard.changed:
-                write_shard(shard)
-    return shards
-
-
-def _groups(optics: pd.DataFrame, old: Shard | None, used: set[str]) -> pd.DataFrame:
-    """Optics groups of a shard; a group that the input no longer defines keeps its stored definition."""
-    tables = [optics] if old is None else [optics, old.optics]
-    groups = pd.concat(tables, ignore_index=True).drop_duplicates("rlnOpticsGroup")
-    groups = groups[groups["rlnOpticsGroup"].isin(used)].dropna(axis="columns", how="all")
-    if len(groups) < len(used):
-        lacking = sorted(used - set(groups["rlnOpticsGroup"]))
-        raise EmflowError(f"input.micrographs: data_optics does not define the optics group {lacking[0]}.")
-    return groups.fillna("None").reset_index(drop=True)
-
-
-def _members(table: pd.DataFrame) -> list[Member]:
-    members = []
-    for row in table.to_dict("records"):
-        columns = {str(key): str(value) for key, value in row.items() if key != "emflowShard"}
-        name, identity = columns.pop("rlnMicrographName"), columns.pop("emflowMicrographId")
-        members.append(Member(name, identity, columns))
-    return members
-
-
-def _table(members: list[Member], number: int) -> pd.DataFrame:
-    rows = [
-        {
-            "rlnMicrographName": member.name,
-            "rlnOpticsGroup": member.columns["rlnOpticsGroup"],
-            "emflowMicrographId": member.identity,
-            "emflowShard": str(number),
-            **member.columns,
+    images = load_micrographs(micrographs, cfg)
+    with Record("session.check", cfg, run, inputs=[micrographs]) as record:
+        journal = Journal(out.with_name(f".{out.stem}.journal"))
+        faults = find_gone(images)
+        results = _look(images, faults, journal, cfg)
+        stored = [journal.get(f"half {images.identity(row)}", "half") for row in range(len(images))]
+        faults |= compare(_peers(images, results, stored), cfg)
+        kept = [row for row in sorted(results) if row not in faults]
+        halves = _halves(images, kept, stored, journal)
+        contrast = _contrast(images, [results[row] for row in kept], journal, cfg)
+        tables = {
+            "optics": images.optics,
+            "micrographs": checked_table(images, kept, results, halves, contrast["emflowContrast"].iloc[0]),
+            "set_aside": set_aside_table(images, faults),
+            "contrast": contrast,
         }
-        for member in members
-    ]
-    return pd.DataFrame(rows, dtype=object).fillna("None")
+        write_star(out, tables)
+        record.notes = {"micrographs": len(kept), "set_aside": len(faults)}
+
+
+def _look(
+    images: Micrographs, faults: dict[int, Fault], journal: Journal, cfg: SessionCheck
+) -> dict[int, dict[str, Any]]:
+    """Read the pixels of all that are there, each once; results by row. Adds to ``faults``."""
+    rows = [row for row in range(len(images)) if row not in faults]
+    part = Micrographs(images.table.iloc[rows].reset_index(drop=True), images.optics)
+    own = SessionCheck(max_blank_fraction=cfg.max_blank_fraction)  # all that a measurement depends on
+
+    def weighs(place: int) -> bool:
+        return cfg.contrast == "auto" and rows[place] < cfg.contrast_micrographs
+
+    def work(place: int) -> dict[str, Any]:
+        name = part.name(place)
+        if is_restored(name):
+            return {
+                "set_aside": "its header says that the pixels were denoised or restored",
+                "expected": "micrographs as they came from motion correction",
+            }
+        image = read_image(name)
+        found = measure(image, cfg)
+        if isinstance(found, Fault):
+            return {"set_aside": found.reason, "expected": found.expected}
+        result: dict[str, Any] = {**vars(found), "header_pixel": header_pixel_size(name)}
+        if weighs(place):
+            pixel = part.facts(place).pixel_size_angstrom
+            assert pixel is not None
+            result["skewness"], result["skewness_error"] = skewness(image, pixel)
+        return result
+
+    def key(place: int) -> str:
+        return result_key(own, part.facts(place).pixel_size_angstrom if weighs(place) else None)
+
+    results, aside = for_each(part, work, journal, key)
+    row_of = {part.identity(place): row for place, row in enumerate(rows)}
+    for identity, reason, expected in aside[SET_ASIDE_COLUMNS[1:]].itertuples(index=False):
+        faults[row_of[identity]] = Fault(reason, expected or "a sound image, MRC or TIFF")
+    return {rows[place]: result for place, result in results.items()}
+
+
+def _peers(
+    images: Micrographs, results: dict[int, dict[str, Any]], stored: list[int | None]
+) -> dict[int, Peer]:
+    groups, times = column(images, "rlnOpticsGroup", "1"), column(images, "emflowMtimeNs", "0")
+    return {
+        row: Peer(
+            name=images.name(row),
+            group=groups[row],
+            mtime_ns=int(times[row]),
+            settled=stored[row] is not None,
+            shape=(result["shape"][0], result["shape"][1]),
+            digest=result["digest"],
+            header_pixel_angstrom=result["header_pixel"],
+        )
+        for row, result in results.items()
+    }
+
+
+def _halves(
+    images: Micrographs, kept: list[int], stored: list[int | None], journal: Journal
+) -> list[int | None]:
+    """Assign half-sets and store those of accepted micrographs for ever."""
+    imported = [int(told) if told in ("1", "2") else None for told in column(images, "rlnRandomSubset", "")]
+    accepted = [row in set(kept) for row in range(len(images))]
+    shard = int(column(images, "emflowShard", "1")[0]) if len(images) else 1
+    halves = assign_halves(accepted, stored, imported, shard)
+    for row in kept:
+        if halves[row] != stored[row]:
+            journal.put(f"half {images.identity(row)}", "half", halves[row])
+    return halves
+
+
+def _contrast(
+    images: Micrographs, results: list[dict[str, Any]], journal: Journal, cfg: SessionCheck
+) -> pd.DataFrame:
+    """Decide on the contrast; once it is found, it stays, whatever is appended to the shard."""
+    if cfg.contrast != "auto":
+        return contrast_table(cfg.contrast, "set", 0.0, 0)
+    weighed = [result for result in results if "skewness" in result]
+    own = SessionCheck(contrast_significance=cfg.contrast_significance)
+    key = result_key(own, cfg.contrast_micrographs, images.optics.to_csv())
+    known = journal.get("contrast", key)
+    detected, strength = known or decide(
+        [r["skewness"] for r in weighed], [r["skewness_error"] for r in weighed], cfg.contrast_significance
+    )
+    if detected == "unknown":
+        log.warning("the contrast is not clear (%+.1f standard errors): dark protein is taken", strength)
+        return contrast_table("dark", detected, strength, len(weighed))
+    if known is None:
+        journal.put("contrast", key, (detected, strength))
+    return contrast_table(detected, detected, strength, len(weighed))
+
+
+def select(
+    check: Path,
+    ctf: Path,
+    pick: Path,
+    out: Path,
+    /,
+    *,
+    cfg: SessionSelect = SessionSelect(),
+    run: Run = Run(),
+) -> None:
+    """Join what check, CTF and picking found out about each micrograph; decide which go on.
+
+    Parameters
+    ----------
+    check, ctf, pick
+        The steps' tables of one shard.
+    out
+        STAR table to write: every micrograph once, emflowAccepted 1 or 0 with the reason.
+    """
+    with Record("session.select", cfg, run, inputs=[check, ctf, pick]) as record:
+        steps = [
+            StepTables(step, *read_step(path))
+            for step, path in (("session.check", check), ("ctf.fit", ctf), ("pick.apply", pick))
+        ]
+        quality, matched = select_micrographs(steps, read_labels(cfg), cfg)
+        checked = read_star(check)
+        tables = {"optics": checked["optics"], "micrographs": quality, "labels": matched}
+        if "contrast" in checked:
+            tables["contrast"] = checked["contrast"]
+        write_star(out, tables)
+        accepted = int((quality["emflowAccepted"] == "1").sum())
+        record.notes = {"micrographs": len(quality), "accepted": accepted}
+
+
+def join(*tables_and_folder: Path, cfg: SessionJoin = SessionJoin(), run: Run = Run()) -> None:
+    """Pool the quality tables of all shards; find copies, replaced files and odd shapes across them.
+
+    Parameters
+    ----------
+    tables_and_folder
+        The shards' tables from session select, and last the folder for micrographs.star, set_aside.star,
+        quality.star, metrics.json and verdicts.json.
+    """
+    *paths, folder = tables_and_folder or [Path()]
+    if not paths:
+        raise EmflowError("session join: give the shards' tables, and last the folder for the results.")
+    with Record("session.join", cfg, run, inputs=paths) as record:
+        shards = read_selected(paths)
+        optics = concat(shard.optics for shard in shards).drop_duplicates("rlnOpticsGroup")
+        table = settle(concat(shard.quality for shard in shards))
+        metrics = measure_session(table, optics_facts(optics.iloc[:1]).pixel_size_angstrom)
+        contrasts = [shard.contrast for shard in shards if shard.contrast is not None]
+        known = {label for shard in shards for label, matched in shard.labels.items() if matched}
+        unmatched = sorted({label for shard in shards for label in shard.labels} - known)
+        verdicts = judge_session(table, metrics, contrasts, unmatched)
+        ok = table["emflowAccepted"] == "1"
+        aside = table.loc[~ok, [*SET_ASIDE_COLUMNS, "emflowStep", "emflowShard"]]
+        accepted = table[ok].drop(columns=FATE_COLUMNS)
+        write_metrics(folder / "metrics.json", metrics)
+        write_verdicts(folder / "verdicts.json", [verdict(*row) for row in verdicts])
+        write_star(folder / "set_aside.star", {"set_aside": aside})
+        write_star(folder / "micrographs.star", {"optics": optics, "micrographs": accepted})
+        write_star(folder / "quality.star", {"optics": optics, "micrographs": table})
+        record.notes = {**metrics}
