@@ -3,9 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+from emflow.step import EmflowError
+
+_MARK = ".partial"
+
+
+class WriteError(EmflowError):
+    """A result that cannot be stored. Never a reason to set a micrograph aside."""
+
+
+_USERS_TO_MEND = {
+    errno.ENOSPC: "Free space there",
+    errno.EDQUOT: "Free space there, or ask for a larger quota",
+    errno.EFBIG: "Raise the limit of the file size, or free space",
+    errno.EROFS: "Choose a folder that can be written",
+    errno.EACCES: "Choose a folder that you may write",
+    errno.EPERM: "Choose a folder that you may write",
+    errno.ENOTDIR: "Choose another name: a part of the path is a file",
+    errno.EISDIR: "Choose another name: there is a folder of that name",
+}
 
 
 @contextlib.contextmanager
@@ -13,23 +34,42 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it is fsynced and renamed, on error removed.
 
     A reader never sees a half-written file, and a failed writer leaves the old one as it was.
+
+    Raises
+    ------
+    WriteError
+        If the disk is full or the folder cannot be written.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}.partial{target.suffix}")
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}{_MARK}{target.suffix}")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with open(temporary, "rb") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, target)
+    except OSError as error:
+        if error.errno not in _USERS_TO_MEND or error.filename not in (None, str(temporary), str(target)):
+            raise
+        advice = _USERS_TO_MEND[error.errno]
+        raise WriteError(f"{target}: cannot be written ({error.strerror}). {advice}.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def remove_partial(folder: str | os.PathLike[str]) -> list[Path]:
+    """Remove what killed writers left in a folder and below it; only for a project where nothing runs."""
+    left = [path for path in Path(folder).rglob(f".*{_MARK}*") if path.is_file()]
+    for path in left:
+        path.unlink(missing_ok=True)
+    return left
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,38 +31,70 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         image = _read_tiff(source)
     else:
         raise EmflowError(f"{source}: unknown image format '{suffix}'; expected .mrc, .tif or .tiff.")
-    image = image[0] if image.ndim == 3 and image.shape[0] == 1 else image
-    if image.ndim != 2:
+    return image.reshape(_one_image(source, image.shape))
+
+
+@contextlib.contextmanager
+def _open_tiff(path: Path) -> Iterator[tifffile.TiffPageSeries]:
+    """Open a TIFF file's image, whole and single; turn whatever goes wrong into a readable error."""
+    if path.is_dir():
+        raise EmflowError(f"{path}: a folder; expected a TIFF file.")
+    try:
+        size = path.stat().st_size
+        if size == 0:
+            raise EmflowError(f"{path}: an empty file; it was cut short.")
+        with tifffile.TiffFile(path) as tiff:
+            series = tiff.series[0]
+            for page in filter(None, series.pages):
+                ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
+                if max(ends, default=0) > size:
+                    raise EmflowError(f"{path}: truncated: {size} bytes where its pixels need {max(ends)}.")
+            yield series
+    except EmflowError:
+        raise
+    except FileNotFoundError:
+        raise EmflowError(f"{path}: no such file.") from None
+    except PermissionError:
+        raise EmflowError(f"{path}: may not be read (permission denied).") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # tifffile and each decoder have errors of their own
         raise EmflowError(
-            f"{source}: has shape {image.shape}; expected one image (y, x). Movies need motion correction."
-        )
-    return image
+            f"{path}: not a readable TIFF file ({type(error).__name__}: {error}). It may be truncated."
+        ) from None
 
 
 def _read_tiff(path: Path) -> np.ndarray:
-    if not path.exists():
-        raise EmflowError(f"{path}: no such file.")
-    try:
-        return np.asarray(tifffile.imread(path), dtype=np.float32)
-    except (tifffile.TiffFileError, ValueError, OSError, IndexError, TypeError) as error:
-        raise EmflowError(f"{path}: not a readable TIFF file ({error}). It may be truncated.") from None
+    with _open_tiff(path) as series:
+        _one_image(path, series.shape)
+        if np.dtype(series.dtype).kind not in "uif":
+            raise EmflowError(f"{path}: pixels of type {series.dtype}; expected whole or real numbers.")
+        return np.asarray(series.asarray(), dtype=np.float32)
+
+
+def _one_image(path: Path, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return the shape (y, x) of a single image, which may be stored as a stack of one."""
+    plain = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
+    if len(plain) != 2 or not all(plain):
+        raise EmflowError(
+            f"{path}: has shape {shape}; expected one image (y, x). Movies need motion correction."
+        )
+    return plain[0], plain[1]
 
 
 def image_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Read the shape (y, x) from the header alone."""
+    """Read the shape (y, x) from the header alone.
+
+    Raises
+    ------
+    EmflowError
+        As :func:`read_image` does; pixels are not looked at.
+    """
     source = Path(path)
     if source.suffix.lower() in TIFF_SUFFIXES:
-        try:
-            with tifffile.TiffFile(source) as tiff:
-                shape = tuple(tiff.series[0].shape)
-        except (tifffile.TiffFileError, ValueError, OSError, IndexError) as error:
-            raise EmflowError(f"{source}: not a readable TIFF file ({error}).") from None
-    else:
-        shape = read_header(source).shape
-    shape = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
-    if len(shape) != 2:
-        raise EmflowError(f"{source}: has shape {shape}; expected one image (y, x).")
-    return shape[0], shape[1]
+        with _open_tiff(source) as series:
+            return _one_image(source, series.shape)
+    return _one_image(source, read_header(source).shape)
 
 
 def header_pixel_size(path: str | os.PathLike[str]) -> float | None:

@@ -27,7 +27,7 @@ class Journal:
         self.path = Path(path)
         self._results: dict[str, tuple[str, Any]] = {}
         if self.path.exists():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
+            for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
                 try:
                     entry = json.loads(line)
                     self._results[entry["id"]] = (entry["key"], entry["result"])

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from emflow.io.atomic import WriteError
 from emflow.io.journal import Journal
 from emflow.io.listing import Listed, list_images, stat_file
 from emflow.io.star import floats, read_star
@@ -155,6 +156,8 @@ def for_each(
         if result is None:
             try:
                 result = work(row)
+            except WriteError:
+                raise
             except EmflowError as error:
                 log.warning("set aside: %s", error)
                 result = {"set_aside": str(error)}

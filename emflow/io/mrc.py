@@ -41,16 +41,31 @@ class MrcHeader:
 
 
 def _open(path: Path) -> mrcfile.mrcfile.MrcFile | mrcfile.mrcmemmap.MrcMemmap:
-    if not path.exists():
-        raise EmflowError(f"{path}: no such file.")
+    if path.is_dir():
+        raise EmflowError(f"{path}: a folder; expected an MRC file.")
     try:
+        size = path.stat().st_size
+        if size < 1024:
+            what = "an empty file" if size == 0 else f"{size} bytes, shorter than an MRC header (1024)"
+            raise EmflowError(f"{path}: {what}; it was cut short.")
         with warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)  # mrcfile warns where it guesses
-            return mrcfile.mmap(path, mode="r", permissive=False)
+            warnings.filterwarnings("ignore", message=".*larger than expected")  # some programs pad
+            mrc = mrcfile.mmap(path, mode="r", permissive=False)
+    except FileNotFoundError:
+        raise EmflowError(f"{path}: no such file.") from None
+    except PermissionError:
+        raise EmflowError(f"{path}: may not be read (permission denied).") from None
     except (ValueError, RuntimeWarning, OSError) as error:
         raise EmflowError(
             f"{path}: not a readable MRC file ({error}). It may be truncated or another format."
         ) from None
+    if mrc.data is None or mrc.data.size == 0:
+        raise EmflowError(f"{path}: its header tells of no pixels; it is damaged.")
+    if np.iscomplexobj(mrc.data):
+        mode = int(mrc.header.mode)
+        raise EmflowError(f"{path}: holds complex values (mode {mode}); expected real pixels.")
+    return mrc
 
 
 def read_header(path: str | os.PathLike[str]) -> MrcHeader:
@@ -78,10 +93,6 @@ def read_mrc(path: str | os.PathLike[str]) -> np.ndarray:
         Missing, truncated, not MRC, or complex.
     """
     with _open(Path(path)) as mrc:
-        if np.iscomplexobj(mrc.data):
-            raise EmflowError(
-                f"{path}: holds complex values (mode {int(mrc.header.mode)}); expected real pixels."
-            )
         return np.array(mrc.data, dtype=np.float32)
 
 

@@ -8,7 +8,7 @@ an apostrophe in a file name into a quotation mark, and gemmi refuses names that
 from __future__ import annotations
 
 import os
-import shlex
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,18 +23,20 @@ Tables = dict[str, pd.DataFrame]
 """Block name without ``data_`` → table with RELION's column names without the underscore, all text."""
 
 
+_TOKEN = re.compile(r"""
+    "(?P<double>.*?)"(?=[ \t\r\f\v]|$)    # a quotation mark opens at the start of a value only,
+  | '(?P<single>.*?)'(?=[ \t\r\f\v]|$)    # and closes before white space only: it's.mrc is one plain value
+  | (?P<plain>[^ \t\r\f\v]+)
+""", re.VERBOSE)  # fmt: skip
+_UNUSUAL = re.compile(r"[^\t\r\x20\x21\x23-\x26\x28-\x7e]")
+"""Anything but plain ASCII without quotation marks: str.split would also split at a no-break space."""
+
+
 def _split(line: str) -> list[str]:
-    """Split a row at white space; quoted values (rare) may contain blanks."""
-    if '"' not in line and "'" not in line:
+    """Split a row at ASCII white space; quoted values (rare) may contain blanks."""
+    if _UNUSUAL.search(line) is None:
         return line.split()
-    lexer = shlex.shlex(line, posix=True)
-    lexer.whitespace_split = True
-    lexer.commenters = ""
-    lexer.escape = ""
-    try:
-        return list(lexer)
-    except ValueError:  # an apostrophe inside a name is no quotation mark
-        return line.split()
+    return [match[match.lastgroup or 0] for match in _TOKEN.finditer(line)]
 
 
 def read_star(path: str | os.PathLike[str]) -> Tables:
@@ -49,56 +51,74 @@ def read_star(path: str | os.PathLike[str]) -> Tables:
     """
     source = Path(path)
     try:
-        text = source.read_text(encoding="utf-8")
+        # names of files need not be UTF-8: bytes that are not come out as they went in
+        text = source.read_text(encoding="utf-8", errors="surrogateescape").removeprefix("\ufeff")
     except FileNotFoundError:
         raise EmflowError(f"{source}: no such STAR file.") from None
-    except UnicodeDecodeError:
-        raise EmflowError(f"{source}: not a text file; expected a STAR table.") from None
-    tables: Tables = {}
-    block: str | None = None
-    columns: list[str] = []
-    rows: list[list[str]] = []
-    in_loop = False
-
-    def finish() -> None:
-        if block is None:
-            return
-        if block in tables:
-            raise EmflowError(f"{source}: the block data_{block} stands twice.")
-        tables[block] = pd.DataFrame(rows, columns=pd.Index(columns), dtype=object)
-
-    for number, raw in enumerate(text.splitlines(), start=1):
-        line = raw.strip()
-        if not line or line.startswith("#"):
+    except OSError as error:
+        raise EmflowError(f"{source}: cannot be read ({error.strerror}); expected a STAR table.") from None
+    if "\0" in text:
+        raise EmflowError(f"{source}: not a text file; expected a STAR table.")
+    blocks: dict[str, _Block] = {}
+    block: _Block | None = None
+    for number, raw in enumerate(text.split("\n"), start=1):
+        line = raw.strip(" \t\r\f\v")
+        if not line or line[0] == "#":
             continue
-        if line.startswith("data_"):
-            finish()
-            block, columns, rows, in_loop = line[5:].split()[0] if line[5:].strip() else "", [], [], False
+        values = _split(line)
+        if line.startswith("data_") and len(values) == 1:
+            block = _Block()
+            if line[5:] in blocks:
+                raise EmflowError(f"{source}: the block data_{line[5:]} stands twice.")
+            blocks[line[5:]] = block
         elif block is None:
             raise EmflowError(
                 f"{source}, line {number}: expected data_…, found '{line[:60]}'. Not a STAR file?"
             )
-        elif line == "loop_":
-            in_loop = True
-        elif line.startswith("_") and not (in_loop and rows):
-            values = _split(line)
-            columns.append(values[0][1:])
-            if not in_loop:
-                if len(values) < 2:
-                    raise EmflowError(f"{source}, line {number}: {values[0]} has no value.")
-                rows = [[*(rows[0] if rows else []), values[1]]]
+        elif line == "loop_" and not block.columns:
+            block.loop = True
         else:
-            values = _split(line)
-            if len(values) != len(columns):
-                raise EmflowError(
-                    f"{source}, line {number}: {len(values)} values where data_{block} has {len(columns)} columns. "
-                    "The file may be truncated."
-                )
-            rows.append(values)
-    finish()
-    if not tables:
+            try:
+                block.add(line, values)
+            except ValueError as error:
+                raise EmflowError(f"{source}, line {number}: {error}") from None
+    if not blocks:
         raise EmflowError(f"{source}: holds no data_ block. The file is empty or not a STAR file.")
-    return tables
+    return {name: found.table() for name, found in blocks.items()}
+
+
+class _Block:
+    """One block while it is read."""
+
+    def __init__(self) -> None:
+        self.columns: list[str] = []
+        self.rows: list[list[str]] = []
+        self.loop = False
+
+    def add(self, line: str, values: list[str]) -> None:
+        """Take a line: the name of a column, a pair, or a row."""
+        named = line[0] == "_" and (len(values) == 1 or values[1].startswith("#"))
+        if self.loop and named and not self.rows:
+            self._name(values[0])
+        elif not self.loop:
+            if line[0] != "_" or len(values) != 2:
+                raise ValueError(f"expected a column's name and its value, found '{line[:60]}'.")
+            self._name(values[0])
+            self.rows = [[*(self.rows[0] if self.rows else []), values[1]]]
+        elif len(values) != len(self.columns):
+            raise ValueError(
+                f"{len(values)} values where the table has {len(self.columns)} columns. The file may be truncated."
+            )
+        else:
+            self.rows.append(values)
+
+    def _name(self, word: str) -> None:
+        if word[1:] in self.columns:
+            raise ValueError(f"the column {word} stands twice.")
+        self.columns.append(word[1:])
+
+    def table(self) -> pd.DataFrame:
+        return pd.DataFrame(self.rows, columns=pd.Index(self.columns, dtype=object), dtype=object)
 
 
 def read_table(path: str | os.PathLike[str], block: str, *required: str) -> pd.DataFrame:
@@ -117,6 +137,10 @@ def read_table(path: str | os.PathLike[str], block: str, *required: str) -> pd.D
     return table
 
 
+_BREAKS = re.compile(r"[\n\r\f\v]+")
+_RESERVED = ("_", "#", '"', "'", "data_", "loop_", "save_", "stop_", "global_")
+
+
 def format_value(value: Any) -> str:
     """Text of one value: the shortest text that gives the same number back; never a lossy ``%.6f``."""
     if isinstance(value, str):
@@ -130,13 +154,18 @@ def format_value(value: Any) -> str:
     elif isinstance(value, float | np.floating):
         text = repr(float(value))
     else:
-        text = str(value)
-    if text == "":
-        return '""'
-    if any(c.isspace() for c in text) or text[0] in "_#\"'" or text in ("loop_",) or text.startswith("data_"):
-        text = text.replace("\n", " ")
-        return f"'{text}'" if '"' in text else f'"{text}"'
-    return text
+        text = "None" if value is None or value is pd.NA else str(value)
+    if text and not text.lower().startswith(_RESERVED) and len(text.split()) == 1 and text == text.strip():
+        return text
+    return _quoted(_BREAKS.sub(" ", text))
+
+
+def _quoted(text: str) -> str:
+    """Put a value in quotation marks; inside, such a mark must not be followed by white space."""
+    for mark in ('"', "'"):
+        if re.search(rf"{mark}(?=[ \t]|$)", text) is None:
+            return f"{mark}{text}{mark}"
+    return '"' + re.sub(r'"(?=[ \t]|$)', "\u201d", text) + '"'  # STAR cannot hold both: a typographic mark
 
 
 def format_star(tables: Mapping[str, pd.DataFrame]) -> str:
@@ -173,16 +202,24 @@ def floats(table: pd.DataFrame, column: str, default: float | None = None) -> np
         return np.full(len(table), default)
     try:
         return table[column].to_numpy(dtype=object).astype(np.float64)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise EmflowError(f"The column _{column} holds something that is no number: {error}.") from None
 
 
 def integers(table: pd.DataFrame, column: str, default: int | None = None) -> np.ndarray:
-    """Return a column as int64; see :func:`floats`."""
+    """Return a column as int64, exact for times in nanoseconds too; see :func:`floats`."""
+    if column in table:
+        try:
+            return table[column].to_numpy(dtype=object).astype(np.int64)
+        except (ValueError, TypeError):  # written as 3.000000
+            pass
     return floats(table, column, None if default is None else float(default)).astype(np.int64)
 
 
 def concat(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     """Stack tables of text; a column missing in some is filled with ``None`` there, as RELION does."""
-    stacked = pd.concat(list(tables), ignore_index=True)
-    return stacked.astype(object).where(stacked.notna(), "None")
+    parts = list(tables)
+    if not parts:
+        return pd.DataFrame()
+    stacked = pd.concat([part.astype(object) for part in parts], ignore_index=True)
+    return stacked.where(stacked.notna(), "None")
