@@ -49,8 +49,9 @@ def draw_session(table: pd.DataFrame) -> Figure | None:
         ax.set_ylabel(label)
         ax.set_xlim(0, len(table) + 1)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if label != "CTF fit to (Å)":
-            ax.set_ylim(bottom=0)
+        low, high = float(np.nanmin(values)), float(np.nanmax(values))
+        room = max(0.08 * (high - low), 0.02 * abs(high), 0.02)
+        ax.set_ylim(low - room if label == "CTF fit to (Å)" else 0, high + room)
         if i == 0 and not accepted.all():
             ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
         ax.tick_params(labelbottom=i == len(rows) - 1)

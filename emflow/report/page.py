@@ -68,6 +68,7 @@ def context(results: Results, summary: dict[str, Numbers]) -> dict[str, Any]:
     """Everything that the template shows."""
     way = stages(results, summary)
     pictures = gallery(results)
+    claim = next(iter(results.verdicts.get("validate", [])), None)
     settings = (
         yaml.safe_dump(results.settings, sort_keys=False, allow_unicode=True) if results.settings else ""
     )
@@ -75,7 +76,8 @@ def context(results: Results, summary: dict[str, Numbers]) -> dict[str, Any]:
         "project": results.settings.get("project") or results.folder.resolve().name,
         "version": __version__,
         "css": (Path(__file__).parent / "page.css").read_text(encoding="utf-8"),
-        "headline": headline(summary, way),
+        "headline": headline(summary, way, claim["verdict"] if claim else "pass"),
+        "claim": claim,
         "sample": {k: v for k, v in (results.settings.get("sample") or {}).items() if v is not None},
         "summary": summary,
         "verdicts": _verdicts(results),
@@ -97,8 +99,16 @@ def context(results: Results, summary: dict[str, Numbers]) -> dict[str, Any]:
     }
 
 
-def headline(summary: dict[str, Numbers], way: list[Stage]) -> str:
-    """The result in one sentence; a run without particles or without resolution says so first."""
+def headline(summary: dict[str, Numbers], way: list[Stage], answer: str = "pass") -> str:
+    """The result in one sentence; a run without particles or without resolution says so first.
+
+    Parameters
+    ----------
+    summary, way
+        Figures of all rooms, and the stages from micrographs to the map.
+    answer
+        Validate's verdict on the resolution: a number that did not pass is no headline by itself.
+    """
     counts = {stage.name: stage.count for stage in way}
     found, accepted, picked, used = (counts[name] for name in ("found", "accepted", "picked", "in the map"))
     extracted = counts["extracted"]
@@ -112,6 +122,10 @@ def headline(summary: dict[str, Numbers], way: list[Stage]) -> str:
         count = words.plural(used or extracted or 0, "particle")
         if resolution is None:
             return f"No resolution: the half maps of {count} from {came} agree no more than noise."
+        if answer == "fail":
+            return f"No resolution is claimed, though the half maps of {count} agree to {resolution:.1f} Å."
+        if answer != "pass":
+            return f"{resolution:.1f} Å between half maps, with a reservation; {count} from {came}."
         return f"{resolution:.1f} Å between half maps, from {count} on {came}."
     if extracted is not None:
         return f"{words.plural(extracted, 'particle')} from {came}; no validated map yet."

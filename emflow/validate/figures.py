@@ -81,7 +81,7 @@ def resolution_axis(ax: Axes, limit: float) -> None:
     ]
     ticks: list[float] = []
     for value in sorted(rounds):  # from the right, where there is most room
-        if 1 / value <= limit * 1.0001 and (not ticks or 1 / ticks[-1] - 1 / value > limit / 11):
+        if 1 / value <= limit * 1.0001 and (not ticks or 1 / ticks[-1] - 1 / value > limit / 9.5):
             ticks.append(value)
     ax.set_xlim(0, limit)
     ax.set_xticks([1 / v for v in ticks], [f"{v:g}" for v in ticks])

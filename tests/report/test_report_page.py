@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from emflow.io.record import verdict, write_verdicts
 from emflow.io.star import read_star, write_star
 from emflow.report.command import report
 from emflow.step import EmflowError
@@ -52,7 +53,7 @@ def make(results: Path) -> tuple[str, dict]:
 def test_page_is_whole_and_needs_nothing_else(project: Path) -> None:
     page, _ = make(project)
     parsed = Page(page)
-    assert "21.2 Å between half maps, from 45 particles on 6 micrographs" in parsed.text
+    assert "No resolution is claimed, though the half maps of 45 particles agree to 21.2 Å" in parsed.text
     for tag, attributes in parsed.tags:
         for name in ("src", "href"):
             link = attributes.get(name)
@@ -170,6 +171,21 @@ def test_noise_runs_say_no_particles(project: Path) -> None:
     assert "No particles in 6 micrographs." in text
     assert summary["extract"]["particles"] == 0
     assert "<circle" not in page
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ("pass", "21.2 Å between half maps, from 45 particles on 6"),
+        ("warn", "with a reservation"),
+        ("fail", "No reso"),
+    ],
+)
+def test_headline_claims_no_more_than_the_verdict(project: Path, answer: str, words: str) -> None:
+    write_verdicts(project / "validate" / "verdicts.json", [verdict("Resolution?", answer, "Because.")])
+    text = Page(make(project)[0]).text
+    assert words in text[: text.index("Summary")]
+    assert ("Because." in text[: text.index("Summary")]) == (answer != "pass")
 
 
 def test_no_resolution_is_said_first(project: Path) -> None:
