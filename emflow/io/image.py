@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -45,7 +46,8 @@ def _open_tiff(path: Path) -> Iterator[tifffile.TiffPageSeries]:
             raise EmflowError(f"{path}: an empty file; it was cut short.")
         with tifffile.TiffFile(path) as tiff:
             series = tiff.series[0]
-            for page in filter(None, series.pages):
+            pages: list[Any] = [page for page in series.pages if page is not None]
+            for page in pages:
                 ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
                 if max(ends, default=0) > size:
                     raise EmflowError(f"{path}: truncated: {size} bytes where its pixels need {max(ends)}.")
