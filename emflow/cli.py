@@ -166,6 +166,8 @@ def main(tokens: Sequence[str] | None = None) -> None:
     except (EmflowError, CycloptsError) as error:
         print(f"emflow: {_plain(str(error))}", file=sys.stderr)
         raise SystemExit(2) from None
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _plain(message: str) -> str:

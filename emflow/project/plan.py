@@ -86,6 +86,8 @@ def _steps(dag: Any) -> list[Step]:
 
 def _reasons(job: Any, dag: Any, waiting: set[Any]) -> list[str]:
     why = dag.reason(job)
+    if why.missing_output and not any(Path(path).exists() for path in job.output) and not why.params_changed:
+        return ["never made yet"]
     found = []
     if why.forced:
         found.append("asked for by force")
@@ -101,17 +103,17 @@ def _reasons(job: Any, dag: Any, waiting: set[Any]) -> list[str]:
         {other.rule.name.replace("_", " ") for other in dag.dependencies[job] if other in waiting}
     )
     if behind:
-        found.append(f"follows {', '.join(behind)}")
+        found.append(f"follows {_few(behind)}")
     elif why.missing_output:
-        found.append(
-            "never made yet" if not any(Path(path).exists() for path in job.output) else "a result is missing"
-        )
+        found.append("a result is missing")
     if not behind and (why.input_changed or why.updated_input):
-        names = sorted(Path(path).name for path in why.updated_input) or sorted(
-            Path(path).name for path in job.input
-        )
-        found.append(f"new or changed input ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})")
+        names = sorted(Path(path).name for path in (why.updated_input or job.input))
+        found.append(f"new or changed input ({_few(names)})")
     return found or [str(why)]
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def changed_settings(old: Iterable[str], new: Iterable[str]) -> str:
