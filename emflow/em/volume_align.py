@@ -9,6 +9,7 @@ differentiable), in growing bands.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +49,7 @@ def align_volume(
     symmetry: str = "C1",
     allow_mirror: bool = True,
     max_band: int = 24,
+    starts: Sequence[Alignment] = (),
 ) -> Alignment:
     """Find the rotation, shift and hand that bring ``moving`` onto ``fixed``.
 
@@ -61,6 +63,8 @@ def align_volume(
         Try the inverted map too.
     max_band
         Highest shell that is compared, in Fourier pixels of the box: what lies beyond is mostly noise.
+    starts
+        Alignments that are tried beside those of the global search.
 
     Returns
     -------
@@ -78,6 +82,10 @@ def align_volume(
         )
     match = _Match(moving, fixed, min(max_band, n // 2 - 2))
     rotations, shifts, mirrored = match.coarse(orientation_grid(_COARSE_SPACING_DEG, symmetry), allow_mirror)
+    if starts:
+        rotations = torch.cat([rotations, torch.stack([s.rotation for s in starts]).to(rotations)])
+        shifts = torch.cat([shifts, torch.stack([s.shift for s in starts]).to(shifts)])
+        mirrored = torch.cat([mirrored, torch.tensor([s.mirrored for s in starts], device=mirrored.device)])
     band = min(_MIDDLE_BAND, match.band)
     rotations, shifts = match.refine(rotations, shifts, mirrored, _COARSE_BAND, 12)
     rotations, shifts = match.refine(rotations, shifts, mirrored, band, 12)

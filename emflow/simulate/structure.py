@@ -38,6 +38,7 @@ _STRAND = np.array(
         (3.00, 0.80, 0.10),
     ]
 )
+_PLEAT_ANGSTROM = 0.95  # makes neighbouring Cα 3.8 Å apart
 ELECTRONS = np.array([8.0, 7.0, 6.0, 8.0, 8.0, 21.0])
 """Electrons of each pseudo-atom with its hydrogens: 58 a residue, the mean of proteins."""
 
@@ -64,6 +65,6 @@ def beta_strand(n_residues: int) -> np.ndarray:
     """
     number = np.arange(n_residues)[:, None]
     sign = 1.0 - 2.0 * (number % 2)
-    pleat = 0.45 * sign
+    pleat = _PLEAT_ANGSTROM * sign
     z = _STRAND[:, 2] + STRAND_RISE_ANGSTROM * (number - (n_residues - 1) / 2)
     return np.stack([sign * _STRAND[:, 0] + pleat, sign * _STRAND[:, 1], z], axis=-1)

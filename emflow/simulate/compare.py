@@ -1,0 +1,98 @@
+"""Compare CTFs and maps with the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emflow.em.fsc import fsc, resolution_at
+from emflow.em.masks import solvent_mask
+from emflow.em.volume_align import Alignment, align_volume, apply_alignment
+
+Ctfs = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Defocus U and V in ångström and the angle in degrees, (N,) each."""
+
+
+def defocus_errors(found: Ctfs, truth: Ctfs) -> tuple[np.ndarray, np.ndarray]:
+    """Errors of the mean defocus and of the astigmatism, in ångström, (N,) each.
+
+    Astigmatism is the vector (U − V)·(cos 2α, sin 2α), so that its direction counts as much as its size.
+    """
+
+    def astigmatism(ctf: Ctfs) -> np.ndarray:
+        return (ctf[0] - ctf[1]) * np.exp(2j * np.deg2rad(ctf[2]))
+
+    mean = np.abs(0.5 * (found[0] + found[1]) - 0.5 * (truth[0] + truth[1]))
+    return mean, np.abs(astigmatism(found) - astigmatism(truth))
+
+
+@dataclass(frozen=True)
+class MapAgreement:
+    """How far a map agrees with the truth, after the best rotation, shift and hand."""
+
+    fsc05_angstrom: float | None
+    """Resolution where the FSC to the truth falls below 0.5 (interpolated); None where it never rises."""
+    fsc0143_angstrom: float | None
+    mirrored: bool
+
+
+NO_AGREEMENT = MapAgreement(None, None, False)
+"""Where there is no map, or nothing in it."""
+
+
+def resample(volume: Tensor, voxel_angstrom: float, box: int, new_voxel_angstrom: float) -> Tensor:
+    """Put a volume (n, n, n), centre n//2, on another grid of the same centre, by Fourier crop or padding."""
+    n = volume.shape[-1]
+    side = 2 * round(box * new_voxel_angstrom / voxel_angstrom / 2)  # of the new box, in old voxels
+    reach = min(n, side) // 2
+    out = torch.zeros(side, side, side, dtype=volume.dtype, device=volume.device)
+    to, of = slice(side // 2 - reach, side // 2 + reach), slice(n // 2 - reach, n // 2 + reach)
+    out[to, to, to] = volume[of, of, of]
+    spectrum = torch.fft.rfftn(torch.fft.ifftshift(out))
+    band = min(side, box) // 2 - 1
+    index = torch.arange(-band, band + 1, device=volume.device)
+    target = torch.zeros(box, box, box // 2 + 1, dtype=spectrum.dtype, device=volume.device)
+    rows = index % box
+    part = spectrum[index % side][:, index % side][:, :, : band + 1]
+    target[rows[:, None], rows[None], : band + 1] = part
+    return torch.fft.fftshift(torch.fft.irfftn(target, s=(box, box, box))) * (box / side) ** 3
+
+
+def compare_map(
+    volume: Tensor,
+    truth: Tensor,
+    voxel_angstrom: float,
+    *,
+    symmetry: str = "C1",
+    starts: Sequence[Alignment] = (),
+    allow_mirror: bool = True,
+) -> MapAgreement:
+    """Align a map to the truth and measure to which resolution they agree.
+
+    Both maps are multiplied by one soft mask, made from the truth at 15 Å, so that noise in the solvent
+    does not count.
+
+    Parameters
+    ----------
+    volume, truth
+        Maps (n, n, n) on one grid.
+    starts
+        Alignments to try beside a global search, such as that of the poses.
+    allow_mirror
+        Whether the hand is undetermined.
+    """
+    n = volume.shape[-1]
+    if not bool((volume - volume.mean()).abs().max() > 0):
+        return NO_AGREEMENT
+    found = align_volume(volume, truth, symmetry=symmetry, allow_mirror=allow_mirror, starts=starts)
+    mask = solvent_mask(truth, voxel_angstrom).mask
+    curve = fsc(apply_alignment(volume, found) * mask, truth * mask)
+
+    def at(threshold: float) -> float | None:
+        return resolution_at(curve, threshold, n, voxel_angstrom, interpolate=True)
+
+    return MapAgreement(at(0.5), at(0.143), found.mirrored)
