@@ -23,6 +23,7 @@ METRIC_FOLDERS = {
     "ctf": "ctf",
     "pick": "pick",
     "extract": "extract",
+    "extract.recentered": "extract/recentered",
     "reconstruct.abinitio": "reconstruct/abinitio",
     "reconstruct.refine": "reconstruct/refine",
     "validate": "validate",
@@ -39,7 +40,7 @@ class Results:
     micrographs: pd.DataFrame
     """One row per micrograph that was found, with the columns of all steps that ran (as quality.star)."""
     set_aside: pd.DataFrame
-    """Columns rlnMicrographName, emflowReason, emflowExpected, and the step that set it aside."""
+    """Columns rlnMicrographName, emflowReason, emflowExpected, and the step that set it aside (emflowStep)."""
     metrics: dict[str, dict[str, Any]]
     verdicts: dict[str, list[dict[str, str]]]
     records: dict[str, list[dict[str, Any]]]
@@ -199,7 +200,7 @@ def _micrographs(folder: Path, problems: list[str]) -> tuple[pd.DataFrame, pd.Da
         found = []
         for step in (("session", "check"), ("ctf",), ("pick",)):
             tables = [t["set_aside"] for t in _shards(folder, problems, *step) if "set_aside" in t]
-            found += [table.assign(step=".".join(step)) for table in tables if len(table)]
+            found += [table.assign(emflowStep=".".join(step)) for table in tables if len(table)]
         aside = _stack(found)
     return quality, aside
 

@@ -35,6 +35,7 @@ ROOM_NAMES = {
     "ctf": "CTF",
     "pick": "Picking",
     "extract": "Extraction",
+    "extract.recentered": "Extraction, recentred",
     "reconstruct.abinitio": "First map",
     "reconstruct.refine": "Refinement",
     "validate": "Validation",
@@ -83,7 +84,9 @@ def context(results: Results, summary: dict[str, Numbers]) -> dict[str, Any]:
         "verdicts": _verdicts(results),
         "stages": _bars(way),
         "pictures": [_picture(p) for p in pictures],
-        "set_aside": _rows(results.set_aside, ["rlnMicrographName", "emflowReason", "emflowExpected"]),
+        "set_aside": _rows(
+            results.set_aside, ["rlnMicrographName", "emflowStep", "emflowReason", "emflowExpected"]
+        ),
         "micrographs": _micrograph_rows(results),
         "session_figure": _drawn(results, lambda: draw_session(results.micrographs)),
         "ctf_figure": _ctf_figure(results, pictures),

@@ -156,13 +156,7 @@ def stages(results: Results, summary: dict[str, Numbers]) -> list[Stage]:
     picks = pick.get("picks")
     stages.append(Stage("picked", picks, "particles", []))
     extracted = extract.get("particles")
-    lost = []
-    if picks is not None and extracted is not None:
-        rejected = picks - pick.get("picks_on_accepted", picks)
-        if rejected > 0:
-            lost.append(("on micrographs that were not accepted", rejected))
-        if picks - rejected - extracted > 0:
-            lost.append(("too near to an edge, or otherwise not cut out", picks - rejected - extracted))
+    lost = _not_extracted(pick, extract) if picks is not None and extracted is not None else []
     stages.append(Stage("extracted", extracted, "particles", lost))
     used = _used(results)
     lost = []
@@ -170,6 +164,19 @@ def stages(results: Results, summary: dict[str, Numbers]) -> list[Stage]:
         lost = [("left out of the refinement", extracted - used)]
     stages.append(Stage("in the map", used, "particles", lost))
     return stages
+
+
+def _not_extracted(pick: Numbers, extract: Numbers) -> list[tuple[str, int]]:
+    """Why picks did not become particles."""
+    picks = pick["picks"]
+    reasons = [
+        ("on micrographs that were not accepted", picks - pick.get("picks_on_accepted", picks)),
+        ("boxes reach over the edge", extract.get("dropped_outside", 0)),
+        ("have no noise around them", extract.get("dropped_flat", 0)),
+        ("repeated", extract.get("dropped_repeated", 0)),
+    ]
+    rest = picks - extract["particles"] - sum(count for _, count in reasons)
+    return [(why, int(count)) for why, count in [*reasons, ("otherwise not cut out", rest)] if count > 0]
 
 
 def _used(results: Results) -> int | None:

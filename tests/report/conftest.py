@@ -102,6 +102,7 @@ def write_project(root: Path) -> Path:
     )
     for name in ("shard_00001.star", "particles.star", "recentered/particles.star"):
         write_star(results / "extract" / name, {"optics": optics(), "particles": particles})
+    write_metrics(results / "extract" / "metrics.json", {"particles": 50, "dropped_outside": 7})
     centre = np.indices((BOX,) * 3) - BOX // 2
     ball = np.exp(-(centre**2).sum(0) / 18.0)
     for step in ("abinitio", "refine"):

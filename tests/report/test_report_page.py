@@ -81,7 +81,8 @@ def test_losses_and_verdicts_are_told(project: Path) -> None:
     text = re.sub(r"\s+", " ", Page(make(project)[0]).text)
     assert "2 too few rings" in text
     assert "20 on micrographs that were not accepted" in text
-    assert "10 too near to an edge" in text
+    assert "7 boxes reach over the edge" in text
+    assert "3 otherwise not cut out" in text
     assert "5 left out of the refinement" in text
     assert (
         text.index("fail Resolution?") < text.index("warn Are the files good?") < text.index("Do two starts")
@@ -102,7 +103,7 @@ def test_summary_gathers_and_counts(project: Path) -> None:
         "micrographs_without_picks": 0,
         "masked_fraction_mean": 0.0,
     }
-    assert summary["extract"] == {"particles": 50, "recentered_particles": 50}
+    assert summary["extract"] == {"particles": 50, "recentered_particles": 50, "dropped_outside": 7}
     assert summary["reconstruct.refine"]["resolution_angstrom"] == 20.0
     assert summary["validate"]["resolution_angstrom"] == 21.25
     assert summary["truth"]["pick_f1"] == 0.91
@@ -164,6 +165,7 @@ def test_noise_runs_say_no_particles(project: Path) -> None:
     for name in ("particles.star", "shard_00001.star", "recentered/particles.star"):
         tables = read_star(project / "extract" / name)
         write_star(project / "extract" / name, {**tables, "particles": tables["particles"].iloc[:0]})
+    (project / "extract" / "metrics.json").write_text('{"particles": 0}')
     picks = read_star(project / "pick" / "shard_00001.star")
     write_star(project / "pick" / "shard_00001.star", {**picks, "particles": picks["particles"].iloc[:0]})
     page, summary = make(project)
