@@ -97,7 +97,7 @@ def read_stage(folder: Path) -> Stage | None:
 
     return Stage(
         # extraction truncates coordinates, as RELION does
-        particles=Positions(positions.micrograph, np.floor(positions.xy_px)),
+        particles=Positions(positions.micrograph, np.trunc(positions.xy_px)),
         origins_angstrom=np.stack(origins, 1),
         rotations=euler_to_matrix(torch.from_numpy(angles)),
         image_pixel_size_angstrom=facts.pixel_size_angstrom,

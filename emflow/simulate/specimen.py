@@ -14,7 +14,8 @@ from emflow.simulate.structure import ELECTRONS, RESIDUE_MASS_DA
 
 _DENSITY_DA_PER_ANGSTROM3 = 0.6  # a first guess of the packing's; corrected by rebuilding
 _CANDIDATES = 300
-_REBUILDS = 6
+_REBUILDS = 14
+_CLOSE_ENOUGH = 0.015  # relative errors of mass and diameter together
 _CONTACT_ANGSTROM = 4.5
 
 
@@ -81,6 +82,8 @@ def generate_specimen(
         atoms = _atoms(residues, np.random.default_rng(fill_seed))
         actual = longest_diameter(atoms)
         tried.append((abs(atoms.mass_kda / mass_kda - 1) + abs(actual / diameter_angstrom - 1), atoms))
+        if tried[-1][0] < _CLOSE_ENOUGH:
+            break
         volume *= mass_kda / atoms.mass_kda
         target = found[best][1] + diameter_angstrom - actual
     return min(tried, key=lambda item: item[0])[1].centred()
