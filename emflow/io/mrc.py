@@ -68,13 +68,19 @@ def _open(path: Path) -> mrcfile.mrcfile.MrcFile | mrcfile.mrcmemmap.MrcMemmap:
     return mrc
 
 
+def _shape(path: str | os.PathLike[str], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of the pixels: a stack of one image (.mrcs), which a header cannot tell from an image, keeps three axes."""
+    whole = (1, *shape) if len(shape) == 2 and str(path).endswith(".mrcs") else shape
+    return tuple(int(n) for n in whole)
+
+
 def read_header(path: str | os.PathLike[str]) -> MrcHeader:
     """Read the header alone (the pixels are mapped, not read)."""
     with _open(Path(path)) as mrc:
         header = mrc.header
         labels = tuple(str(label, "latin-1").strip() for label in header.label[: int(header.nlabl)].tolist())
         return MrcHeader(
-            shape=tuple(int(n) for n in mrc.data.shape),
+            shape=_shape(path, mrc.data.shape),
             mode=int(header.mode),
             voxel_size_angstrom=float(mrc.voxel_size.x),
             origin_angstrom=tuple(float(header.origin[a]) for a in "xyz"),  # type: ignore[arg-type]
@@ -93,12 +99,13 @@ def read_mrc(path: str | os.PathLike[str]) -> np.ndarray:
         Missing, truncated, not MRC, or complex.
     """
     with _open(Path(path)) as mrc:
-        return np.array(mrc.data, dtype=np.float32)
+        return np.array(mrc.data, dtype=np.float32).reshape(_shape(path, mrc.data.shape))
 
 
 def map_mrc(path: str | os.PathLike[str]) -> np.ndarray:
     """Memory-map the pixels in their stored type: nothing is read until it is touched."""
-    return _open(Path(path)).data
+    pixels = _open(Path(path)).data
+    return pixels.reshape(_shape(path, pixels.shape))
 
 
 def write_mrc(
