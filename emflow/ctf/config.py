@@ -9,7 +9,7 @@ class CtfFit(OpticsFacts):
     """Estimate defocus and astigmatism of each micrograph from its power spectrum."""
 
     patch_size: int = Field(0, ge=0, le=8192, multiple_of=2)
-    """Side of the patches averaged into the power spectrum, in pixels; 0 takes about 1000 Å, so that
+    """Side of the patches averaged into the power spectrum, in pixels; 0 takes about 800 Å, so that
     the rings of a few micrometre of defocus are resolved at 3 Å."""
     low_resolution_angstrom: float = Field(25.0, gt=5, le=200)
     """Lowest resolution used for the fit, in ångström; coarser rings are hidden under the

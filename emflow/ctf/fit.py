@@ -10,7 +10,8 @@ from torch import Tensor
 from emflow.ctf.config import CtfFit
 from emflow.ctf.quality import Profile, equiphase_profile, figure_of_merit, ring_extent
 from emflow.ctf.search import Rings, refine, search
-from emflow.ctf.spectrum import averaged_power, flatten, good_size
+from emflow.ctf.spectrum import averaged_power, flatten
+from emflow.em.fourier import good_size
 from emflow.step import EmflowError, OpticsFacts
 
 PATCH_ANGSTROM = 800.0

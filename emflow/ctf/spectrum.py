@@ -38,19 +38,6 @@ class Spectrum:
         return torch.sqrt(self.fx**2 + self.fy**2)
 
 
-def good_size(n: float) -> int:
-    """Return the smallest even number ≥ n whose FFT is fast (factors 2, 3, 5)."""
-    size = max(2, 2 * math.ceil(n / 2))
-    while True:
-        rest = size
-        for factor in (2, 3, 5):
-            while rest % factor == 0:
-                rest //= factor
-        if rest == 1:
-            return size
-        size += 2
-
-
 def averaged_power(micrograph: Tensor, patch: int) -> Tensor:
     """Return the power spectrum averaged over patches that overlap by half (Welch 1967).
 

@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+
+def good_size(least: float) -> int:
+    """Return the smallest even number ≥ ``least`` whose FFT is fast (no prime factor above 7)."""
+    size = max(2, 2 * math.ceil(least / 2))
+    while True:
+        rest = size
+        for factor in (2, 3, 5, 7):
+            while rest % factor == 0:
+                rest //= factor
+        if rest == 1:
+            return size
+        size += 2
 
 
 def _take(spectrum: Tensor, dim: int, size: int, new: int) -> Tensor:

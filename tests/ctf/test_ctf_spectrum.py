@@ -15,17 +15,12 @@ from emflow.ctf.quality import (
     ring_extent,
 )
 from emflow.ctf.search import Rings
-from emflow.ctf.spectrum import Spectrum, averaged_power, flatten, good_size
+from emflow.ctf.spectrum import Spectrum, averaged_power, flatten
 from emflow.step import OpticsFacts
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.mark.parametrize(("least", "size"), [(1, 2), (63.2, 64), (267, 270), (533.3, 540), (1001, 1024)])
-def test_good_size(least: float, size: int) -> None:
-    assert good_size(least) == size
 
 
 def test_white_noise_has_a_flat_spectrum_of_its_variance() -> None:

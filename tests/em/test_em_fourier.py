@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from emflow.em.fourier import fourier_resize
+from emflow.em.fourier import fourier_resize, good_size
 
 
 def noise(n: int, seed: int = 0) -> torch.Tensor:
@@ -54,3 +54,8 @@ def test_same_size_is_untouched_and_odd_sizes_are_refused() -> None:
         fourier_resize(noise(15), 8)
     with pytest.raises(ValueError, match="even square"):
         fourier_resize(noise(16), 9)
+
+
+@pytest.mark.parametrize(("least", "size"), [(1, 2), (63.2, 64), (111.2, 112), (263, 270), (533.3, 540), (1009, 1024)])
+def test_good_size(least: float, size: int) -> None:
+    assert good_size(least) == size
