@@ -50,14 +50,15 @@ def draw_session(table: pd.DataFrame) -> Figure | None:
         ax.set_xlim(0, len(table) + 1)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         low, high = float(np.nanmin(values)), float(np.nanmax(values))
-        room = max(0.08 * (high - low), 0.02 * abs(high), 0.02)
-        ax.set_ylim(low - room if label == "CTF fit to (Å)" else 0, high + room)
+        bottom = low if label == "CTF fit to (Å)" else 0.0
+        room = max(0.1 * (high - bottom), 0.02 * abs(high), 0.02)
+        ax.set_ylim(bottom - room if bottom else 0, high + room)
         if i == 0 and not accepted.all():
             ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
         ax.tick_params(labelbottom=i == len(rows) - 1)
         side = fig.add_subplot(grid[i, 1], sharey=ax)
         known = values[np.isfinite(values)]
-        bins = int(np.clip(np.sqrt(len(known)) * 2, 5, 40))
+        bins = np.linspace(*ax.get_ylim(), int(np.clip(np.sqrt(len(known)) * 3, 10, 50))).tolist()
         side.hist(known, bins=bins, orientation="horizontal", color=MUTED)
         side.axhline(float(np.median(known)), color=INK, lw=1)
         side.text(1, float(np.median(known)), f" {np.median(known):.3g}", transform=side.get_yaxis_transform(),
@@ -92,9 +93,9 @@ def draw_ctf_fits(profiles: pd.DataFrame, titles: dict[str, str]) -> Figure | No
         ax.plot(x, floats(part, "emflowCtfFit"), color=ORANGE, lw=1, label="fitted CTF²")
         ax.plot(x, floats(part, "emflowCtfCorrelation"), color=BLUE, lw=1, ls="--", label="correlation")
         ax.axhline(0, color=MUTED, lw=0.5)
-        ax.set_ylim(-0.6, 1.35)
+        ax.set_ylim(-0.4, 1.35)
         ax.set_title(titles[identity], fontsize=8, pad=3)
-        _frequencies(ax, float(x.max()), bottom=i >= len(shown) - 2)
+        _frequencies(ax, float(x.max()), bottom=i >= len(shown) - 2, start=float(x.min()) / 2)
         if i == 0:
             ax.legend(
                 loc="upper right", ncols=3, fontsize=6.5, handlelength=1.4, columnspacing=0.8, borderaxespad=0
@@ -125,7 +126,7 @@ def draw_fsc_table(table: pd.DataFrame) -> Figure | None:
     return fig
 
 
-def _frequencies(ax: Axes, limit: float, *, bottom: bool) -> None:
-    resolution_axis(ax, limit)
+def _frequencies(ax: Axes, limit: float, *, bottom: bool, start: float = 0.0) -> None:
+    resolution_axis(ax, limit, start)
     if not bottom:
         ax.set_xlabel("")

@@ -34,7 +34,7 @@ class MicrographPicture:
     name: str
     identity: str
     why: str
-    """Why it is shown: best, median or worst by its CTF fit."""
+    """Why it is shown, such as the best CTF fit."""
     jpeg: bytes | None
     """None where the image could not be read; ``problem`` says why."""
     problem: str
@@ -50,29 +50,41 @@ class MicrographPicture:
     pixel_size_angstrom: float | None
 
 
-def choose(table: pd.DataFrame, each: int = 2) -> list[tuple[int, str]]:
-    """Choose rows to show: the best, the middle and the worst by the resolution of the CTF fit.
+def choose(table: pd.DataFrame, count: int = 6) -> list[tuple[int, str]]:
+    """Choose rows that show the range of a session, and say why each is shown.
 
-    Micrographs without a fit are not ranked; where none has one, the first ones are shown.
+    The best, middle and worst CTF fit, most and fewest picks, the largest masked area; then the next by CTF
+    fit, until there are ``count``. Where nothing has been fitted, the first ones.
     """
-    resolution = numbers_of(table, "rlnCtfMaxResolution")
-    order = [int(i) for i in np.argsort(resolution, kind="stable") if np.isfinite(resolution[i])]
-    if not order:
-        return [(row, "") for row in range(min(len(table), 3 * each))]
-    if len(order) <= 3 * each:
-        return [(row, f"{i + 1} of {len(order)} by CTF fit") for i, row in enumerate(order)]
-    middle = len(order) // 2 - each // 2
-    chosen = [(row, "best CTF fit") for row in order[:each]]
-    chosen += [(row, "median CTF fit") for row in order[middle : middle + each]]
-    return chosen + [(row, "worst CTF fit") for row in order[-each:]]
+    fit, picks, masked = (
+        numbers_of(table, c) for c in ("rlnCtfMaxResolution", "emflowPickCount", "emflowMaskedFraction")
+    )
+    by_fit, by_picks = (np.argsort(v, kind="stable")[: np.isfinite(v).sum()].tolist() for v in (fit, picks))
+    by_mask = [row for row in np.argsort(-masked, kind="stable").tolist() if masked[row] > 0]
+    middle = len(by_fit) // 2
+    orders = [
+        (by_fit, "best CTF fit"),
+        (by_fit[middle:] + by_fit[:middle][::-1], "median CTF fit"),
+        (by_fit[::-1], "worst CTF fit"),
+        (by_picks[::-1], "most picks"),
+        (by_picks, "fewest picks"),
+        (by_mask, "largest masked area"),
+        *[(by_fit or list(range(len(table))), "")] * count,
+    ]
+    chosen: dict[int, str] = {}
+    for order, why in orders:
+        row = next((row for row in order if row not in chosen), None)
+        if row is not None and len(chosen) < count:
+            chosen[row] = why
+    return list(chosen.items())
 
 
-def gallery(results: Results, each: int = 2) -> list[MicrographPicture]:
+def gallery(results: Results, count: int = 6) -> list[MicrographPicture]:
     """Read and draw a few micrographs with their picks."""
     table = results.micrographs
     if "rlnMicrographName" not in table:
         return []
-    chosen = choose(table, each)
+    chosen = choose(table, count)
     identities = [str(table["emflowMicrographId"].iloc[row]) for row, _ in chosen]
     none: Positions = {}
     picks = results.attempt(lambda: _picks_of(results.folder, identities), none)
@@ -122,7 +134,7 @@ def micrograph_jpeg(
     clean = np.nan_to_num(image[:height, :width], nan=0.0, posinf=0.0, neginf=0.0)
     binned = clean.reshape(height // step, step, width // step, step).mean((1, 3))
     seen = ndimage.gaussian_filter(binned, 0.07 * diameter / (pixel * step))
-    seen -= ndimage.gaussian_filter(binned, 2 * diameter / (pixel * step), mode="nearest")
+    seen -= ndimage.gaussian_filter(binned, 0.8 * diameter / (pixel * step), mode="nearest")
     return jpeg_bytes(seen)
 
 

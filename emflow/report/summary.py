@@ -54,7 +54,14 @@ def summarise(results: Results) -> dict[str, Numbers]:
         summary[name] = {**summary.get(name, {}), **numbers}
     summary["cost"] = _cost(results)
     summary["simulation"] = results.facts
-    return {name: numbers for name, numbers in summary.items() if numbers}
+    return {name: {k: _plain(v) for k, v in numbers.items()} for name, numbers in summary.items() if numbers}
+
+
+def _plain(value: Any) -> Any:
+    """Round to seven digits; None for what is not finite."""
+    if isinstance(value, float):
+        return float(f"{value:.7g}") if np.isfinite(value) else None
+    return value
 
 
 def _session(results: Results) -> Numbers:

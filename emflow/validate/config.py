@@ -21,7 +21,7 @@ class ValidateMaps(SpecimenSize, SpecimenSymmetry):
     mask_dilate_angstrom: float = Field(6.0, ge=0, le=200)
     """Automatic mask: how far it reaches beyond the threshold, in ångström."""
     mask_edge_angstrom: float = Field(12.0, ge=0, le=200)
-    """Automatic mask: width of its soft edge outside of that, in ångström."""
+    """Automatic mask: width of its soft edge outside of that, in ångström; at least five voxels."""
     seed: int = 0
     """Seed of the random phases."""
 

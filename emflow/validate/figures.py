@@ -50,8 +50,8 @@ def draw_fsc(curves: HalfMapCurves, resolution_angstrom: float | None) -> Figure
     return fig
 
 
-def resolution_axis(ax: Axes, limit: float) -> None:
-    """Label a frequency axis (1/Å) up to ``limit`` with round resolutions in ångström."""
+def resolution_axis(ax: Axes, limit: float, start: float = 0.0) -> None:
+    """Label a frequency axis (1/Å) from ``start`` to ``limit`` with round resolutions in ångström."""
     rounds = [
         200,
         100,
@@ -81,9 +81,9 @@ def resolution_axis(ax: Axes, limit: float) -> None:
     ]
     ticks: list[float] = []
     for value in sorted(rounds):  # from the right, where there is most room
-        if 1 / value <= limit * 1.0001 and (not ticks or 1 / ticks[-1] - 1 / value > limit / 9.5):
+        if start <= 1 / value <= limit * 1.0001 and (not ticks or 1 / ticks[-1] - 1 / value > limit / 9.5):
             ticks.append(value)
-    ax.set_xlim(0, limit)
+    ax.set_xlim(start, limit)
     ax.set_xticks([1 / v for v in ticks], [f"{v:g}" for v in ticks])
     ax.set_xlabel("Resolution (Å)")
 

@@ -47,16 +47,17 @@ class Mask:
     @classmethod
     def make(cls, mean: Tensor, voxel: float, cfg: ValidateMaps) -> Mask:
         """Make a mask from the mean of the half maps."""
+        edge_angstrom = max(cfg.mask_edge_angstrom, 5 * voxel)
         made = solvent_mask(
             mean,
             voxel,
             lowpass_angstrom=max(cfg.mask_lowpass_angstrom, 2 * voxel),
             dilate_angstrom=cfg.mask_dilate_angstrom,
-            edge_angstrom=cfg.mask_edge_angstrom,
+            edge_angstrom=edge_angstrom,
             threshold_deviations=cfg.mask_threshold_deviations,
         )
         kind = "Mask made from the map" if made.found else "No particle rises above the solvent; mask: sphere"
-        text = f"{kind}: {made.volume_angstrom3 / 1e3:.0f} nm³, soft edge of {cfg.mask_edge_angstrom:g} Å"
+        text = f"{kind}: {made.volume_angstrom3 / 1e3:.0f} nm³, soft edge of {edge_angstrom:.3g} Å"
         diameter = (6 / torch.pi * made.core_volume_angstrom3) ** (1 / 3) if made.found else None
         edge = mask_edge_width(made.mask)
         return cls(made.mask, text, edge, made.volume_angstrom3, diameter)

@@ -25,12 +25,25 @@ def test_rows_are_counted_without_reading_the_table(tmp_path: Path) -> None:
     assert count_rows(tmp_path / "e.star", "particles") == 0
 
 
-def test_best_median_and_worst_are_shown() -> None:
-    table = pd.DataFrame({"rlnCtfMaxResolution": ["9", "3", "None", "5", "4", "8", "6", "7", "2"]})
-    assert [row for row, _ in choose(table, each=1)] == [8, 6, 0]
-    assert [why for _, why in choose(table, each=1)] == ["best CTF fit", "median CTF fit", "worst CTF fit"]
-    assert len(choose(table.iloc[:3], each=2)) == 2
-    assert [row for row, _ in choose(pd.DataFrame({"a": range(9)}), each=1)] == [0, 1, 2]
+def test_the_gallery_shows_the_range_of_the_session() -> None:
+    table = pd.DataFrame(
+        {
+            "rlnCtfMaxResolution": ["9", "3", "None", "5", "4", "8", "6", "7", "2"],
+            "emflowPickCount": ["5", "5", "0", "5", "99", "5", "5", "5", "5"],
+            "emflowMaskedFraction": ["0", "0", "0", "0", "0", "0", "0", ".4", "0"],
+        }
+    )
+    assert choose(table) == [
+        (8, "best CTF fit"),
+        (6, "median CTF fit"),
+        (0, "worst CTF fit"),
+        (4, "most picks"),
+        (2, "fewest picks"),
+        (7, "largest masked area"),
+    ]
+    assert [row for row, _ in choose(table.iloc[:, :1])] == [8, 6, 0, 1, 4, 3]
+    assert len(choose(table.iloc[:3])) == 3
+    assert [row for row, _ in choose(pd.DataFrame({"a": range(9)}), 3)] == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
