@@ -7,6 +7,7 @@ rule validate_maps:
         half2="<results>/reconstruct/refine/half2.mrc",
         mask="<results>/reconstruct/refine/mask.mrc",
         particles="<results>/reconstruct/refine/particles.star",
+        verdicts="<results>/reconstruct/refine/verdicts.json",
     output:
         validation="<results>/validate/validation.json",
         fsc="<results>/validate/fsc.star",
@@ -23,7 +24,8 @@ rule validate_maps:
     params:
         cfg=section("validate.maps"),
         folder=subpath(output.validation, parent=True),
+        reconstruct=subpath(input.verdicts, parent=True),
     shell:
         "emflow validate maps {input.half1} {input.half2} {params.folder}"
-        " --mask {input.mask} --particles {input.particles}"
+        " --mask {input.mask} --particles {input.particles} --reconstruct {params.reconstruct}"
         " --json {params.cfg:q} --threads {threads} --record {log}"
