@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from scipy.ndimage import distance_transform_edt
 from scipy.spatial import KDTree
 from torch import Tensor
 
@@ -21,6 +22,52 @@ class Clump:
     members: Tensor
 
 
+@dataclass(frozen=True)
+class Layout:
+    """What lies where on one micrograph."""
+
+    junk: Tensor
+    """1 on carbon and aggregates, (size, size), float32."""
+    particles: Tensor
+    """Centres (N, 2) x, y of the free particles, in pixels."""
+    clumped: Tensor
+    """Centres (M, 2) of those in aggregates."""
+
+
+def lay_out(
+    carbon: Tensor,
+    diameter_px: float,
+    min_distance: float,
+    particles: float,
+    aggregates: float,
+    generator: torch.Generator,
+) -> Layout:
+    """Place aggregates, then particles where there is room.
+
+    Parameters
+    ----------
+    carbon
+        Where the carbon is, boolean (size, size).
+    min_distance
+        Between two free particles, in diameters.
+    particles
+        Their number on an empty micrograph; in proportion fewer where junk takes the room.
+    aggregates
+        Their mean number.
+    """
+    size = carbon.shape[-1]
+    edge = min(math.ceil(0.5 * diameter_px), size // 2 - 1)
+    clumps = clump_particles(size, edge, diameter_px, generator, aggregates)
+    junk = torch.maximum(carbon.float(), disc_mask(size, clumps))
+    clear = junk == 0
+    near = torch.zeros_like(clear)
+    if not bool(clear.all()):  # particles keep off junk by half a diameter
+        near = torch.from_numpy(distance_transform_edt(clear.numpy()) < edge)
+    number = round(particles * min(1.0, 1.05 * (1 - float(near.float().mean()))))
+    centres = place_particles(near, number, min_distance * diameter_px, edge, generator)
+    return Layout(junk, centres, torch.cat([torch.zeros(0, 2), *(clump.members for clump in clumps)]))
+
+
 def smooth_noise(shape: tuple[int, int], length_px: float, generator: torch.Generator) -> Tensor:
     """Gaussian random field of deviation 1 with a correlation length, on a torus."""
     field = torch.fft.rfft2(torch.randn(*shape, generator=generator))
@@ -29,20 +76,21 @@ def smooth_noise(shape: tuple[int, int], length_px: float, generator: torch.Gene
     return (field - field.mean()) / field.std()
 
 
-def carbon_thickness(size: int, generator: torch.Generator) -> Tensor:
+def carbon_thickness(size: int, margin: int, generator: torch.Generator) -> Tensor:
     """Thickness of a carbon film (0 in the hole, 1 on the film) that covers 15–35 % of the image.
 
-    The edge is an arc of a large hole, a little rough, about four pixels soft.
+    The edge is an arc of a large hole, a little rough, about four pixels soft. Shape (wide, wide), the image
+    and a margin on each side.
     """
     cover, turn = torch.rand(2, generator=generator).tolist()
-    radius = 1.3 * size
-    angle = 2 * math.pi * turn
-    reach = (0.5 - 0.15 - 0.2 * cover) * size * (abs(math.cos(angle)) + abs(math.sin(angle)))
-    centre = (radius - reach) * torch.tensor([math.cos(angle), math.sin(angle)])
-    grid = torch.arange(size) - size / 2
-    distance = torch.hypot(grid[None] + centre[0], grid[:, None] + centre[1]) - radius
-    distance = distance + 2.5 * smooth_noise((size, size), 12, generator)
-    return torch.sigmoid(distance / 2.0)
+    wide = size + 2 * margin
+    grid = torch.arange(wide) - wide / 2
+    centre = 1.3 * size * torch.tensor([math.cos(2 * math.pi * turn), math.sin(2 * math.pi * turn)])
+    distance = torch.hypot(grid[None] + centre[0], grid[:, None] + centre[1])
+    distance = distance + 2.5 * smooth_noise((wide, wide), 12, generator)
+    inner = distance[margin : margin + size, margin : margin + size].flatten()
+    edge = inner.kthvalue(int(inner.numel() * (1 - 0.15 - 0.2 * cover))).values
+    return torch.sigmoid((distance - edge) / 2.0)
 
 
 def clump_particles(

@@ -7,21 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from emflow.device import generator
 from emflow.em.optics import Ctf, ctf_values, rfft_frequencies, wavelength_angstrom
 from emflow.simulate.config import SimulateSession
 from emflow.simulate.project import Projector, random_rotations
-from emflow.simulate.scene import (
-    add_images,
-    carbon_thickness,
-    clump_particles,
-    disc_mask,
-    place_particles,
-    smooth_noise,
-)
+from emflow.simulate.scene import add_images, carbon_thickness, lay_out, smooth_noise
 
 _CARBON_TO_ICE = 3.0  # amplitude of carbon's phase noise over the ice's
 _BACKGROUND = 0.05  # deviation of the background's logarithm: ice thickness
@@ -131,29 +123,33 @@ def simulate_micrographs(
         yield _micrograph(cfg, projector, imaging, index, device)
 
 
+def _margin(cfg: SimulateSession, imaging: Imaging, ctf: Ctf) -> int:
+    """Pixels of the scene beyond each border: boxes reach over it, and the CTF spreads a point by λ·Δf·s."""
+    defocus = float(ctf.defocus_u_um.abs().max()) * 1e4
+    spread = wavelength_angstrom(cfg.voltage_kv) * defocus / (2 * imaging.pixel_size_angstrom**2)
+    margin = max(imaging.box_px, math.ceil(spread + 16))
+    return margin + -(cfg.micrograph_size_px + 2 * margin) % 16 // 2
+
+
 def _micrograph(
     cfg: SimulateSession, projector: Projector, imaging: Imaging, index: int, device: torch.device
 ) -> Micrograph:
     rng = generator(cfg.seed, 20, index)
     size, box, pixel = cfg.micrograph_size_px, imaging.box_px, imaging.pixel_size_angstrom
-    ctf = draw_ctf(cfg, index)
-    # The scene is wider than the image: the CTF spreads a point by λ·Δf·s, and boxes reach over the border.
-    spread = wavelength_angstrom(cfg.voltage_kv) * float(ctf.defocus_u_um.abs().max()) * 1e4 / (2 * pixel**2)
-    margin = max(box, 2 * math.ceil(0.5 * spread + 8))
-    wide = size + 2 * margin
-    wide += -wide % 16
-    diameter_px = imaging.diameter_angstrom / pixel
-    edge = min(math.ceil(0.5 * diameter_px), size // 2 - 1)
     has_particles, has_carbon = index < cfg.n_micrographs, index in carbon_indices(cfg)
-    carbon = carbon_thickness(wide, rng) if has_carbon else torch.zeros(wide, wide)
-    inner = carbon[margin : margin + size, margin : margin + size]
-    clumps = clump_particles(size, edge, diameter_px, rng, cfg.aggregates_per_micrograph * has_particles)
-    junk = torch.maximum((inner > 0.05).float(), disc_mask(size, clumps))
-    blocked = torch.from_numpy(distance_transform_edt(junk.numpy() == 0) < edge)  # particles keep off junk
-    free = 1 - float(blocked.float().mean())
-    number = round(cfg.particles_per_micrograph * has_particles * min(1.0, free * 1.05))
-    coordinates = place_particles(blocked, number, cfg.min_distance * diameter_px, edge, rng)
-    everything = torch.cat([coordinates, *[clump.members for clump in clumps]])
+    ctf = draw_ctf(cfg, index)
+    margin = _margin(cfg, imaging, ctf)
+    wide = size + 2 * margin
+    carbon = carbon_thickness(size, margin, rng) if has_carbon else torch.zeros(wide, wide)
+    layout = lay_out(
+        carbon[margin : margin + size, margin : margin + size] > 0.05,
+        imaging.diameter_angstrom / pixel,
+        cfg.min_distance,
+        cfg.particles_per_micrograph * has_particles,
+        cfg.aggregates_per_micrograph * has_particles,
+        rng,
+    )
+    everything = torch.cat([layout.particles, layout.clumped])
     rotations = random_rotations(len(everything), rng)
     nearest = everything.round()
     images = projector(rotations.to(device), (everything - nearest).to(device)) * interaction(cfg.voltage_kv)
@@ -174,11 +170,12 @@ def _micrograph(
     deviation = (0.5 * mean).clamp(min=0).sqrt()  # of the counts in each half
     even = 0.5 * mean + deviation * torch.randn(size, size, generator=rng)
     odd = 0.5 * mean + deviation * torch.randn(size, size, generator=rng)
-    n = len(coordinates)
-    noise = (even + odd - clean)[junk == 0]
+    n = len(layout.particles)
+    noise = (even + odd - clean)[layout.junk == 0]
     snr = measure_snr(images[:n] * imaging.counts, transfer(cfg, ctf, box, pixel, device), noise)
+    name = f"sim_{index + 1:05d}"
     return Micrograph(
-        f"sim_{index + 1:05d}", even, odd, clean, junk, ctf, coordinates, rotations[:n], has_carbon, snr
+        name, even, odd, clean, layout.junk, ctf, layout.particles, rotations[:n], has_carbon, snr
     )
 
 
