@@ -10,10 +10,11 @@ import pandas as pd
 import torch
 
 from emflow import device as devices
-from emflow.ctf.config import CtfFit
+from emflow.ctf.config import CtfFit, CtfImport
 from emflow.ctf.fit import CtfResult, fit_ctf
 from emflow.ctf.quality import for_display
 from emflow.io.image import read_image
+from emflow.io.imported import read_imported_ctf
 from emflow.io.journal import Journal, result_key
 from emflow.io.micrographs import for_each, load_micrographs
 from emflow.io.record import Record
@@ -72,13 +73,35 @@ def fit(micrographs: Path, out: Path, /, *, cfg: CtfFit = CtfFit(), run: Run = R
             for point in zip(*results[row]["profile"], strict=True)
         ]
         names = pd.Index(["emflowMicrographId", *PROFILE_COLUMNS])
-        write_star(
-            out.with_name(f"{out.stem}.profiles.star"),
-            {"profiles": pd.DataFrame(profiles, columns=names, dtype=object)},
-        )
+        write_star(_profiles(out), {"profiles": pd.DataFrame(profiles, columns=names, dtype=object)})
         tables = {"optics": images.optics, "micrographs": pd.concat([kept, columns], axis=1)}
         write_star(out, {**tables, "set_aside": set_aside})
         record.notes = {"micrographs": len(rows), "set_aside": len(set_aside)}
+
+
+def import_(
+    micrographs: Path, ctf: Path, out: Path, /, *, cfg: CtfImport = CtfImport(), run: Run = Run()
+) -> None:
+    """Take somebody's CTF instead of fitting it.
+
+    Parameters
+    ----------
+    micrographs
+        STAR table, folder, glob (in quotes) or image: the micrographs to which it belongs.
+    ctf
+        STAR table of RELION, CTFFIND or cryoSPARC with micrographs or particles, matched by base name.
+    out
+        STAR table to write; micrographs without CTF are set aside.
+    """
+    with Record("ctf.import", cfg, run, inputs=[micrographs, ctf]) as record:
+        tables = read_imported_ctf(ctf, load_micrographs(micrographs, cfg))
+        _profiles(out).unlink(missing_ok=True)  # of an earlier fit
+        write_star(out, tables)
+        record.notes = {name: len(tables[name]) for name in ("micrographs", "set_aside")}
+
+
+def _profiles(out: Path) -> Path:
+    return out.with_name(f"{out.stem}.profiles.star")
 
 
 def _as_result(result: CtfResult, cfg: CtfFit) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from emflow.ctf import command
-from emflow.ctf.config import CtfFit
+from emflow.ctf.config import CtfFit, CtfImport
 from emflow.io.mrc import write_mrc
 from emflow.io.star import floats, read_star, write_star
 from emflow.step import EmflowError
@@ -99,7 +99,7 @@ def test_columns_of_the_input_are_kept_and_ours_replace_old_ones(folder: Path, t
     assert (row["emflowMicrographId"], row["emflowDigest"]) == ("0012", "1e-9")
     assert float(row["rlnDefocusU"]) > 1000
     assert list(out["micrographs"].columns).count("rlnDefocusU") == 1
-    pd.testing.assert_frame_equal(out["optics"], optics.astype(object))
+    assert out["optics"].to_dict("records") == optics.to_dict("records")
 
 
 def test_no_micrographs_at_all_flow_through(tmp_path: Path) -> None:
@@ -115,3 +115,25 @@ def test_no_micrographs_at_all_flow_through(tmp_path: Path) -> None:
 def test_without_a_pixel_size_nothing_is_guessed(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(EmflowError, match="pixel_size_angstrom"):
         command.fit(folder, tmp_path / "out.star", cfg=CtfFit())
+
+
+def test_somebodys_ctf_is_taken_by_base_name(folder: Path, tmp_path: Path) -> None:
+    theirs = pd.DataFrame(
+        {
+            "rlnMicrographName": ["MotionCorr/job002/b.mrc", "MotionCorr/job002/z.mrc"],
+            "rlnDefocusU": ["12345.678901", "1"],
+            "rlnDefocusV": ["12000", "1"],
+            "rlnDefocusAngle": ["0012", "1"],
+            "rlnCtfMaxResolution": ["3.9", "1"],
+        }
+    )
+    write_star(tmp_path / "theirs.star", {"micrographs": theirs})
+    out = tmp_path / "ctf.star"
+    out.with_name("ctf.profiles.star").write_text("of an earlier fit")
+    command.import_(folder, tmp_path / "theirs.star", out, cfg=CtfImport(pixel_size_angstrom=2.0))
+    tables = read_star(out)
+    (row,) = tables["micrographs"].to_dict("records")
+    assert Path(row["rlnMicrographName"]) == folder / "b.mrc"
+    assert (row["rlnDefocusU"], row["rlnDefocusAngle"]) == ("12345.678901", "0012")
+    assert {Path(n).name for n in tables["set_aside"]["rlnMicrographName"]} == {"a.mrc", "broken.mrc"}
+    assert not out.with_name("ctf.profiles.star").exists()
