@@ -116,7 +116,10 @@ def write_project(root: Path) -> Path:
     write_star(results / "validate" / "fsc.star", {"fsc": fsc})
     write_metrics(results / "validate" / "metrics.json", {"resolution_angstrom": 21.25})
     write_verdicts(results / "validate" / "verdicts.json", [verdict("Resolution?", "fail", "No.", "Do not.")])
-    write_metrics(results / "simulate" / "metrics.json", {"pick_f1": 0.91, "unheard_of_um": 3.0})
+    write_metrics(
+        results / "simulate" / "metrics.json",
+        {"pick_f1": 0.91, "refine_pose_error_median_deg": 7.0, "unheard_of_um": 3.0},
+    )
     (results / "simulate" / "facts.json").write_text(json.dumps({"snr_in_box": 0.08, "n_particles": 60}))
     record = {"step": "ctf.fit", "cpu_s": 12.5, "wall_s": 13.0, "peak_memory_mb": 300.0, "settings": {"patch_size": 512},
               "libraries": {"torch": "2.13.0"}, "emflow": "0.1.0", "device": "auto"}  # fmt: skip

@@ -12,6 +12,7 @@ from emflow.io.star import write_star
 from emflow.report.gather import count_rows
 from emflow.report.pictures import choose, jpeg_bytes, particle_jpeg
 from emflow.report.summary import short_reason
+from emflow.report.targets import compare_with_targets
 from emflow.report.words import label_and_unit, number, plural, seconds
 
 
@@ -81,3 +82,20 @@ def test_reasons_of_one_kind_are_counted_together() -> None:
 def test_pictures_of_flat_images_do_not_fail() -> None:
     assert jpeg_bytes(np.zeros((8, 8)))[:2] == b"\xff\xd8"
     assert particle_jpeg(np.zeros((3, 16, 16), np.float32))[:2] == b"\xff\xd8"
+
+
+def test_truth_is_held_against_its_targets() -> None:
+    truth = {
+        "pick_f1": 0.8,
+        "refine_pose_error_median_deg": 7.0,
+        "halves_over_truth_ratio": None,
+        "other": 1.0,
+    }
+    rows = {row["name"]: row["met"] for row in compare_with_targets({"truth": truth})}
+    assert rows == {
+        "pick_f1": True,
+        "refine_pose_error_median_deg": False,
+        "halves_over_truth_ratio": False,
+        "other": None,
+    }
+    assert compare_with_targets({}) == []
