@@ -24,7 +24,7 @@ def read_atoms(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
         raise EmflowError(f"{source}: no such model file.")
     try:
         structure = gemmi.read_structure(str(source))
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, IndexError, OSError) as error:
         raise EmflowError(f"{source}: not a readable PDB or mmCIF file ({error}).") from None
     if len(structure) == 0:
         raise EmflowError(f"{source}: holds no model.")
