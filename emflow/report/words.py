@@ -27,14 +27,18 @@ UNITS = {
 
 UPPER = {
     "fsc": "FSC",
+    "fsc05": "FSC 0.5",
+    "fsc0143": "FSC 0.143",
     "ctf": "CTF",
+    "cs": "Cs",
     "snr": "SNR",
     "f1": "F1",
     "cpu": "CPU",
-    "fsc05": "FSC 0.5",
-    "b": "B",
-    "cs": "Cs",
+    "p90": "90th percentile",
+    "half1": "half 1",
+    "half2": "half 2",
 }
+"""Words that are written otherwise."""
 
 
 def label_and_unit(name: str) -> tuple[str, str]:
