@@ -15,10 +15,12 @@ from scipy import fft
 
 BANDS_ANGSTROM = (4.0, 6.0, 9.0, 13.0, 20.0, 30.0)
 """Standard deviations of the Gaussian low-passes."""
-HIGH_PASS_ANGSTROM = 100.0
+HIGH_PASS_ANGSTROM = 60.0
 """Standard deviation of the Gaussian that is taken away (ice gradients, uneven illumination)."""
+CLIP_PIXELS = 5.0
+"""Deviations to which single pixels are cut: hot pixels. No protein reaches them before averaging."""
 CLIP = 6.0
-"""Deviations beyond which pixels count no more: hot pixels, edges of carbon."""
+"""Deviations to which band-passed pixels are cut: crystals of ice, edges of carbon."""
 LOWEST_DOSE_E_PER_A2 = 10.0
 """Dose for which the skewness of shot noise is allowed for; higher doses have less."""
 
@@ -40,32 +42,48 @@ def skewness(image: np.ndarray, pixel_size_angstrom: float) -> tuple[list[float]
     height, width = (side // factor * factor for side in image.shape)
     if min(height, width) < 32 * factor:
         return [0.0] * len(BANDS_ANGSTROM), [1.0] * len(BANDS_ANGSTROM)
-    blocks = image[:height, :width].reshape(height // factor, factor, width // factor, factor)
-    binned = blocks.mean(axis=(1, 3), dtype=np.float32)
+    pixels = _clipped(image[:height, :width], CLIP_PIXELS)
+    blocks = pixels.reshape(height // factor, factor, width // factor, factor)
+    binned = _flattened(blocks.mean(axis=(1, 3), dtype=np.float32))
     pixel = pixel_size_angstrom * factor
     # the cosine transform mirrors the image at its edges, so they ring less than with a Fourier transform
-    spectrum = fft.dctn(binned - binned.mean(), norm="ortho")
+    spectrum = fft.dctn(binned, norm="ortho")
     fy, fx = (np.arange(n, dtype=np.float32) / (2 * n * pixel) for n in binned.shape)
     exponent = -2 * math.pi**2 * (fy[:, None] ** 2 + fx[None, :] ** 2)
     spectrum *= 1 - np.exp(HIGH_PASS_ANGSTROM**2 * exponent)
     values, errors = [], []
     for sigma in BANDS_ANGSTROM:
         band = fft.idctn(spectrum * np.exp(sigma**2 * exponent), norm="ortho")
-        values.append(_clipped_skewness(band))
+        values.append(_skewness_of(band))
         correlated = 4 * math.pi / 3 * (sigma**2 + pixel**2 / 12)
         errors.append(math.sqrt(6 * correlated / (binned.size * pixel**2)))
     return values, errors
 
 
-def _clipped_skewness(band: np.ndarray) -> float:
-    centred = band - np.median(band)
-    deviation = 1.4826 * float(np.median(np.abs(centred)))
-    if deviation == 0:
-        return 0.0
-    z = np.clip(centred / deviation, -CLIP, CLIP)
-    z -= z.mean()
-    squares = z * z
-    return float((squares * z).mean() / squares.mean() ** 1.5)
+def _clipped(values: np.ndarray, deviations: float) -> np.ndarray:
+    """Cut values to so many robust standard deviations (1.4826 times the median distance) from the median."""
+    sample = values.ravel()[:: max(1, values.size // 250_000)]  # enough for a median
+    middle = np.median(sample)
+    reach = deviations * 1.4826 * np.median(np.abs(sample - middle))
+    return np.clip(values, middle - reach, middle + reach) if reach > 0 else values
+
+
+def _flattened(image: np.ndarray) -> np.ndarray:
+    """Take away the best second-order surface."""
+    y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in image.shape)
+    grid_y, grid_x = np.meshgrid(y, x, indexing="ij")
+    terms = [np.ones_like(image), grid_y, grid_x, grid_y**2, grid_y * grid_x, grid_x**2]
+    basis = np.stack([term.ravel() for term in terms])
+    weights = np.linalg.solve(basis @ basis.T, basis @ image.ravel())
+    return image - (weights @ basis).reshape(image.shape)
+
+
+def _skewness_of(band: np.ndarray) -> float:
+    centred = _clipped(band, CLIP)
+    centred = centred - centred.mean()
+    squares = centred * centred
+    spread = squares.mean()
+    return float((squares * centred).mean() / spread**1.5) if spread > 0 else 0.0
 
 
 def decide(

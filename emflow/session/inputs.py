@@ -91,11 +91,11 @@ def _groups(optics: pd.DataFrame, old: Shard | None, used: set[str]) -> pd.DataF
     """Optics groups of a shard; a group that the input no longer defines keeps its stored definition."""
     tables = [optics] if old is None else [optics, old.optics]
     groups = pd.concat(tables, ignore_index=True).drop_duplicates("rlnOpticsGroup")
-    groups = groups[groups["rlnOpticsGroup"].isin(used)].dropna(axis="columns", how="all")
+    groups = groups[groups["rlnOpticsGroup"].isin(used)]
     if len(groups) < len(used):
         lacking = sorted(used - set(groups["rlnOpticsGroup"]))
         raise EmflowError(f"input.micrographs: data_optics does not define the optics group {lacking[0]}.")
-    return groups.fillna("None").reset_index(drop=True)
+    return groups.dropna(axis="columns", how="all").fillna("None").reset_index(drop=True)
 
 
 def _members(table: pd.DataFrame) -> list[Member]:
