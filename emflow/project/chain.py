@@ -51,6 +51,11 @@ class Chain:
         """GPUs that a GPU step asks the scheduler for."""
         return 0 if self.settings.execution.device == "cpu" else 1
 
+    def labels(self, step: str, key: str) -> list[str]:
+        """The file of a person's labels that a setting names, if it is there: an input of the step."""
+        name = getattr(self.settings.section(step), key)
+        return [name] if name and Path(name).is_file() else []
+
     def threads(self, most: int) -> int:
         """Threads of a job that can use ``most``."""
         return min(most, self.settings.execution.threads or most)

@@ -80,6 +80,8 @@ def queued_jobs() -> list[str]:
         timeout=60,
         check=False,
     )
+    if asked.returncode != 0 and not Path(".snakemake/slurm_logs").exists():  # never ran here through SLURM
+        return []
     if asked.returncode != 0:
         raise EmflowError(
             f"squeue does not answer ({asked.stderr.strip() or 'no message'}), so it is not known whether jobs "

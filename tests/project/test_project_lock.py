@@ -108,5 +108,8 @@ def test_nothing_is_unlocked_while_jobs_are_queued(project, tmp_path, monkeypatc
         unlock_project("demo")
     assert path.exists()
     squeue.write_text("#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact' >&2\nexit 1\n")
+    Path(".snakemake/slurm_logs").mkdir()
     with pytest.raises(EmflowError, match="Unable to contact"):
         unlock_project("demo")
+    Path(".snakemake/slurm_logs").rmdir()
+    assert unlock_project("demo") == [path], "a SLURM that is down is no matter where none was used"

@@ -24,9 +24,10 @@ rule session_check:
 
 rule session_select:
     input:
-        "<results>/session/check/shard_{shard}.star",
-        "<results>/ctf/shard_{shard}.star",
-        "<results>/pick/shard_{shard}.star",
+        check="<results>/session/check/shard_{shard}.star",
+        ctf="<results>/ctf/shard_{shard}.star",
+        pick="<results>/pick/shard_{shard}.star",
+        labels=project.labels("session.select", "excluded_micrographs"),
     output:
         "<results>/session/select/shard_{shard}.star",
     log:
@@ -40,7 +41,7 @@ rule session_select:
     params:
         cfg=section("session.select"),
     shell:
-        "emflow session select {input} {output}"
+        "emflow session select {input.check} {input.ctf} {input.pick} {output}"
         " --json {params.cfg:q} --threads {threads} --record {log}"
 
 
