@@ -134,7 +134,7 @@ def extract_shard(shard: Shard, out: Path) -> dict[str, int]:
     shape = next(iter(shard.boxes.values()))
     stack = GrowingStack(out.with_suffix(".mrcs"), shape.size_px, shape.pixel_size_angstrom)
     keys = [shard.key(row) for row in range(len(shard.micrographs))]
-    results = stack.resume(keys)
+    results = stack.resume(keys, keep=lambda result: "set_aside" not in result)  # those are tried again
     for row in range(len(results), len(keys)):
         images, result = shard.cut(row)
         stack.append(keys[row], images, result)

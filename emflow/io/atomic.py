@@ -30,6 +30,25 @@ _USERS_TO_MEND = {
 
 
 @contextlib.contextmanager
+def write_errors(target: Path, *others: Path) -> Iterator[None]:
+    """Say in words what the user can mend when ``target`` (or a file written on its behalf) cannot be written.
+
+    Raises
+    ------
+    WriteError
+        If the disk is full or the folder cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        files = (None, str(target), *map(str, others))
+        if error.errno not in _USERS_TO_MEND or error.filename not in files:
+            raise
+        advice = _USERS_TO_MEND[error.errno]
+        raise WriteError(f"{target}: cannot be written ({error.strerror}). {advice}.") from error
+
+
+@contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it is fsynced and renamed, on error removed.
 
@@ -43,16 +62,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     temporary = target.with_name(f".{target.stem}.{os.getpid()}{_MARK}{target.suffix}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with open(temporary, "rb") as handle:
-            os.fsync(handle.fileno())
-        os.replace(temporary, target)
-    except OSError as error:
-        if error.errno not in _USERS_TO_MEND or error.filename not in (None, str(temporary), str(target)):
-            raise
-        advice = _USERS_TO_MEND[error.errno]
-        raise WriteError(f"{target}: cannot be written ({error.strerror}). {advice}.") from error
+        with write_errors(target, temporary):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with open(temporary, "rb") as handle:
+                os.fsync(handle.fileno())
+            os.replace(temporary, target)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -6,14 +6,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import mrcfile
 import numpy as np
 
-from emflow.io.atomic import write_text
+from emflow.io.atomic import write_errors, write_text
 
 HEADER_BYTES = 1024
 
@@ -53,96 +53,101 @@ class GrowingStack:
 
     def __init__(self, path: Path, side: int, pixel_size_angstrom: float) -> None:
         self.path, self._side, self._pixel = path, side, pixel_size_angstrom
-        self._partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+        self._growing = path.with_name(f".{path.stem}.growing{path.suffix}")
         self._journal = path.with_name(f".{path.stem}.journal")
         self._chain = hashlib.sha256(f"{side} {pixel_size_angstrom!r}".encode()).hexdigest()
+        self._lines: list[str] = []
         self._complete = False
         self.count = 0
 
-    def resume(self, keys: Sequence[str]) -> list[Any]:
+    def resume(self, keys: Sequence[str], keep: Callable[[Any], bool] = lambda result: True) -> list[Any]:
         """Take over the first pieces that were written under the same keys; return their results.
 
-        The caller appends the rest, in order, with the remaining keys.
+        The caller appends the rest, in order, with the remaining keys. A piece whose result ``keep`` refuses
+        is to be made again, and with it what follows.
+
+        Raises
+        ------
+        WriteError
+            If the disk is full or the folder cannot be written (as the other methods).
         """
-        entries = self._read_journal()
+        source, entries = self._read_journal()
+        room = (source.stat().st_size - HEADER_BYTES) // self._image_bytes if source else 0
         results: list[Any] = []
-        chain, lines, source = self._chain, [], self._source()
-        room = 0 if source is None else (source.stat().st_size - HEADER_BYTES) // self._image_bytes
         for key, entry in zip(keys, entries, strict=False):
-            following = self._link(chain, key)
-            if entry["chain"] != following or self.count + entry["count"] > room:
+            chain, count = self._link(key), self.count + entry["count"]
+            if entry["chain"] != chain or count > room or not keep(entry["result"]):
                 break
-            chain, self.count = following, self.count + entry["count"]
+            self._chain, self.count = chain, count
             results.append(entry["result"])
-            lines.append(json.dumps(entry))
-        self._chain = chain
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        length = HEADER_BYTES + self.count * self._image_bytes
+            self._lines.append(json.dumps(entry))
         self._complete = source == self.path and len(results) == len(keys) and self.count == room
         if self._complete:
             return results
-        if source is None or not self.count:
-            self._partial.write_bytes(bytes(HEADER_BYTES))
-        elif source == self.path:
-            copy = self._partial.with_suffix(".copy")
-            shutil.copyfile(self.path, copy)
-            os.truncate(copy, length)
-            os.replace(copy, self._partial)
-        else:
-            os.truncate(self._partial, length)
-        write_text(self._journal, "".join(line + "\n" for line in lines))
+        with write_errors(self.path, self._growing, self._journal):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if source is None or not self.count:
+                self._growing.write_bytes(bytes(HEADER_BYTES))
+            elif source == self.path:
+                shutil.copyfile(self.path, self._growing)
+            os.truncate(self._growing, HEADER_BYTES + self.count * self._image_bytes)
+        self._write_journal(self._growing)
         return results
 
     def append(self, key: str, images: np.ndarray, result: Any) -> None:
         """Append one piece: images (k, side, side), k may be 0, and its JSON-able result."""
         if images.shape[1:] != (self._side, self._side):
             raise ValueError(f"expected images of {self._side} px, got an array of shape {images.shape}")
-        with open(self._partial, "r+b") as handle:
-            handle.seek(HEADER_BYTES + self.count * self._image_bytes)
-            handle.write(np.ascontiguousarray(images, dtype="<f4").data)
-            handle.flush()
-            os.fsync(handle.fileno())
-        self._chain = self._link(self._chain, key)
+        self._chain = self._link(key)
+        self._lines.append(json.dumps({"chain": self._chain, "count": len(images), "result": result}))
+        with write_errors(self.path, self._growing, self._journal):
+            with open(self._growing, "r+b") as handle:
+                handle.seek(HEADER_BYTES + self.count * self._image_bytes)
+                handle.write(np.ascontiguousarray(images, dtype="<f4").data)
+                handle.flush()
+                os.fsync(handle.fileno())
+            with open(self._journal, "a", encoding="utf-8") as journal:
+                journal.write(self._lines[-1] + "\n")
+                journal.flush()
+                os.fsync(journal.fileno())
         self.count += len(images)
-        line = json.dumps({"chain": self._chain, "count": len(images), "result": result})
-        with open(self._journal, "a", encoding="utf-8") as journal:
-            journal.write(line + "\n")
-            journal.flush()
-            os.fsync(journal.fileno())
 
     def finish(self) -> None:
         """Write the header and rename. MRC knows no stack of 0 images: an empty one holds a single image of zeros."""
         if self._complete:
             return
-        with open(self._partial, "r+b") as handle:
-            handle.write(stack_header(max(1, self.count), self._side, self._pixel))
-            handle.truncate(HEADER_BYTES + max(1, self.count) * self._image_bytes)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(self._partial, self.path)
+        with write_errors(self.path, self._growing):
+            with open(self._growing, "r+b") as handle:
+                handle.write(stack_header(max(1, self.count), self._side, self._pixel))
+                handle.truncate(HEADER_BYTES + max(1, self.count) * self._image_bytes)
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(self._growing, self.path)
+        self._write_journal(self.path)
 
     @property
     def _image_bytes(self) -> int:
         return 4 * self._side**2
 
-    @staticmethod
-    def _link(chain: str, key: str) -> str:
-        return hashlib.sha256(f"{chain}\0{key}".encode()).hexdigest()[:24]
+    def _link(self, key: str) -> str:
+        return hashlib.sha256(f"{self._chain}\0{key}".encode()).hexdigest()[:24]
 
-    def _source(self) -> Path | None:
-        """The file that the journal describes: the hidden one while it exists, else the finished one."""
-        for path in (self._partial, self.path):
-            if path.is_file() and path.stat().st_size >= HEADER_BYTES:
-                return path
-        return None
+    def _write_journal(self, described: Path) -> None:
+        """Its first line names the file that it describes: no other is ever believed to hold these images."""
+        write_text(self._journal, "".join(line + "\n" for line in [json.dumps(described.name), *self._lines]))
 
-    def _read_journal(self) -> list[dict[str, Any]]:
+    def _read_journal(self) -> tuple[Path | None, list[dict[str, Any]]]:
+        if not self._journal.is_file():
+            return None, []
+        first, *lines = self._journal.read_text(encoding="utf-8", errors="replace").split("\n")
+        described = {json.dumps(path.name): path for path in (self._growing, self.path)}.get(first)
+        if described is None or not described.is_file() or described.stat().st_size < HEADER_BYTES:
+            return None, []
         entries = []
-        if self._journal.is_file():
-            for line in self._journal.read_text(encoding="utf-8").splitlines():
-                try:
-                    entry = json.loads(line)
-                    entries.append({name: entry[name] for name in ("chain", "count", "result")})
-                except (json.JSONDecodeError, KeyError, TypeError):
-                    break  # cut short by a kill; what follows cannot be trusted
-        return entries
+        for line in lines:
+            try:
+                entry = json.loads(line)
+                entries.append({name: entry[name] for name in ("chain", "count", "result")})
+            except (json.JSONDecodeError, KeyError, TypeError):
+                break  # cut short by a kill; what follows cannot be trusted
+        return described, entries

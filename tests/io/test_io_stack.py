@@ -1,11 +1,14 @@
 """A stack written piece by piece: valid MRC, and the same bytes after a kill, growth or a change."""
 
+import errno
+import os
 from pathlib import Path
 
 import mrcfile
 import numpy as np
 import pytest
 
+from emflow.io.atomic import WriteError
 from emflow.io.mrc import read_header, read_mrc
 from emflow.io.stack import GrowingStack
 
@@ -67,8 +70,8 @@ def test_torn_write_is_not_believed(tmp_path: Path) -> None:
     _, expected = write(tmp_path / "whole.mrcs", "abcd")
     path = tmp_path / "torn.mrcs"
     write(path, "abcd", 3)
-    partial = tmp_path / ".torn.partial.mrcs"
-    partial.write_bytes(partial.read_bytes()[:-100])  # the last piece is not whole
+    growing = tmp_path / ".torn.growing.mrcs"
+    growing.write_bytes(growing.read_bytes()[:-100])  # the last piece is not whole
     taken, found = write(path, "abcd")
     assert taken == 2
     assert found == expected
@@ -96,6 +99,37 @@ def test_change_in_the_middle_and_back(tmp_path: Path) -> None:
     taken, again = write(path, "acd")
     assert taken == 2
     assert again == first
+
+
+def test_images_are_taken_from_the_file_that_the_journal_names(tmp_path: Path) -> None:
+    """The finished stack is no stand-in for a hidden one that somebody removed, though it is long enough."""
+    path = tmp_path / "s.mrcs"
+    _, first = write(path, "acd")
+    write(path, "ccc", 2)
+    (tmp_path / ".s.growing.mrcs").unlink()
+    assert write(path, "ccc")[0] == 0
+    assert read_mrc(path)[:, 0, 0].tolist() == [3] * 9
+    write(path, "ccc")
+    (tmp_path / ".s.growing.mrcs").write_bytes(b"killed while it was copied")
+    assert write(path, "ccca")[0] == 3
+
+
+def test_refused_pieces_are_made_again(tmp_path: Path) -> None:
+    write(tmp_path / "s.mrcs", "acd")
+    stack = GrowingStack(tmp_path / "s.mrcs", 8, 2.5)
+    assert stack.resume(list("acd"), keep=lambda result: result["was"] != "c") == [{"was": "a"}]
+
+
+def test_full_disk_is_told_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = GrowingStack(tmp_path / "s.mrcs", 8, 2.5)
+    stack.resume(["a"])
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(WriteError, match="s.mrcs: cannot be written .*Free space"):
+        stack.append("a", PIECES["a"], {})
 
 
 def test_other_size_or_pixel_starts_afresh(tmp_path: Path) -> None:
