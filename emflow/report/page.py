@@ -57,7 +57,7 @@ def render(results: Results, summary: dict[str, Numbers]) -> str:
     environment.filters |= {
         "number": words.number,
         "seconds": words.seconds,
-        "words": words.words,
+        "plural": words.plural,
         "room": lambda name: ROOM_NAMES.get(name, name),
         "label": lambda name: words.label_and_unit(name)[0],
         "unit": lambda name: words.label_and_unit(name)[1],

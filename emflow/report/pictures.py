@@ -41,6 +41,7 @@ class MicrographPicture:
     width_px: int
     height_px: int
     """Size of the micrograph itself; the picture is smaller."""
+    pick_count: int | None
     picks: list[tuple[float, float]]
     """Positions x, y in pixels of the micrograph."""
     radius_px: float
@@ -92,7 +93,7 @@ def gallery(results: Results, count: int = 6) -> list[MicrographPicture]:
     diameter = results.sample("diameter_angstrom")
     accepted = accepted_of(table)
     defocus = (numbers_of(table, "rlnDefocusU") + numbers_of(table, "rlnDefocusV")) / 2e4
-    fit = numbers_of(table, "rlnCtfMaxResolution")
+    fit, counts = numbers_of(table, "rlnCtfMaxResolution"), numbers_of(table, "emflowPickCount")
     pictures = []
     for (row, why), identity in zip(chosen, identities, strict=True):
         name = str(table["rlnMicrographName"].iloc[row])
@@ -112,6 +113,7 @@ def gallery(results: Results, count: int = 6) -> list[MicrographPicture]:
                 problem,
                 shape[1],
                 shape[0],
+                int(counts[row]) if np.isfinite(counts[row]) else None,
                 picks.get(identity, []),
                 radius,
                 float(defocus[row]) if np.isfinite(defocus[row]) else None,
