@@ -106,20 +106,20 @@ def gallery(results: Results, count: int = 6) -> list[MicrographPicture]:
         radius = diameter / pixel / 2 if diameter and pixel else max(shape) / 60
         pictures.append(
             MicrographPicture(
-                name,
-                identity,
-                why,
-                jpeg,
-                problem,
-                shape[1],
-                shape[0],
-                int(counts[row]) if np.isfinite(counts[row]) else None,
-                picks.get(identity, []),
-                radius,
-                float(defocus[row]) if np.isfinite(defocus[row]) else None,
-                float(fit[row]) if np.isfinite(fit[row]) else None,
-                bool(accepted[row]),
-                pixel,
+                name=name,
+                identity=identity,
+                why=why,
+                jpeg=jpeg,
+                problem=problem,
+                width_px=shape[1],
+                height_px=shape[0],
+                pick_count=int(counts[row]) if np.isfinite(counts[row]) else None,
+                picks=picks.get(identity, []),
+                radius_px=radius,
+                defocus_um=float(defocus[row]) if np.isfinite(defocus[row]) else None,
+                fit_resolution_angstrom=float(fit[row]) if np.isfinite(fit[row]) else None,
+                accepted=bool(accepted[row]),
+                pixel_size_angstrom=pixel,
             )
         )
     return pictures
