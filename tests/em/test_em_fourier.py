@@ -56,6 +56,8 @@ def test_same_size_is_untouched_and_odd_sizes_are_refused() -> None:
         fourier_resize(noise(16), 9)
 
 
-@pytest.mark.parametrize(("least", "size"), [(1, 2), (63.2, 64), (111.2, 112), (263, 270), (533.3, 540), (1009, 1024)])
+@pytest.mark.parametrize(
+    ("least", "size"), [(1, 2), (63.2, 64), (111.2, 112), (263, 270), (533.3, 540), (1009, 1024)]
+)
 def test_good_size(least: float, size: int) -> None:
     assert good_size(least) == size
