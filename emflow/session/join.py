@@ -26,8 +26,8 @@ class Contrast:
 def settle(quality: pd.DataFrame) -> pd.DataFrame:
     """Set aside what only shows across shards: copies, replaced versions of a file, odd shapes.
 
-    Earlier entries win over their copies; of several versions of one path the newest wins, unless its pixels
-    are those of an earlier one.
+    The oldest file wins over its copies, the first entry among equally old ones; of several versions of one path
+    the newest wins, unless its pixels are those of an earlier one.
     """
     table = quality.reset_index(drop=True).copy()
     names = [str(name) for name in table["rlnMicrographName"]]
@@ -68,12 +68,14 @@ def _copies(table: pd.DataFrame) -> dict[int, int]:
         return {}
     ok = _accepted(table)
     digests = [d if good and d != "None" else None for d, good in zip(table["emflowDigest"], ok, strict=True)]
-    return duplicates(digests, list(range(len(table))), [False] * len(table))
+    times = table["emflowMtimeNs"] if "emflowMtimeNs" in table else ["0"] * len(table)
+    ages = [int(time) if time.isdecimal() else 0 for time in times]
+    return duplicates(digests, ages, [False] * len(table))
 
 
 def measure_session(table: pd.DataFrame, pixel_size_angstrom: float | None) -> Metrics:
     """Figures of the session; ``table`` is the settled quality table."""
-    ok = _accepted(table)
+    ok, headers = _accepted(table), _header_pixels(table)
     halves = Counter(table.loc[ok, "rlnRandomSubset"]) if "rlnRandomSubset" in table else Counter()
     return {
         "micrographs": len(table),
@@ -83,17 +85,16 @@ def measure_session(table: pd.DataFrame, pixel_size_angstrom: float | None) -> M
         "half2_micrographs": halves["2"],
         "copies": int(table["emflowReason"].str.startswith("a copy of").sum()),
         "pixel_size_angstrom": pixel_size_angstrom,
-        "header_pixel_size_angstrom": header_pixel_size(table),
+        "header_pixel_size_angstrom": headers.most_common(1)[0][0] if headers else None,
     }
 
 
-def header_pixel_size(table: pd.DataFrame) -> float | None:
-    """Return the pixel size that most headers of accepted micrographs tell; None if they are silent."""
+def _header_pixels(table: pd.DataFrame) -> Counter[float]:
+    """Count the pixel sizes that headers of accepted micrographs tell, in ångström."""
     if "emflowHeaderPixelSize" not in table:
-        return None
+        return Counter()
     told = table.loc[_accepted(table), "emflowHeaderPixelSize"]
-    told = told[told != "None"]
-    return float(Counter(told).most_common(1)[0][0]) if len(told) else None
+    return Counter(float(value) for value in told if value != "None")
 
 
 Verdicts = list[tuple[str, str, str, str]]
@@ -104,7 +105,7 @@ def judge_session(
     table: pd.DataFrame, metrics: Metrics, contrasts: Sequence[Contrast], unmatched: Sequence[str]
 ) -> Verdicts:
     """Verdicts on the session as a whole."""
-    verdicts = [_soundness(table), _balance(metrics), _contrast(contrasts), _pixel(metrics)]
+    verdicts = [_soundness(table), _balance(metrics), _contrast(contrasts), _pixel(table, metrics)]
     for column, which in (("emflowEvenName", "even"), ("emflowOddName", "odd")):
         if column in table:
             missing = int((table.loc[_accepted(table), column] == "None").sum())
@@ -189,17 +190,17 @@ def _contrast(contrasts: Sequence[Contrast]) -> tuple[str, str, str, str]:
     return question, "pass", evidence, ""
 
 
-def _pixel(metrics: Metrics) -> tuple[str, str, str, str]:
+def _pixel(table: pd.DataFrame, metrics: Metrics) -> tuple[str, str, str, str]:
     question = "Do the headers agree with the pixel size that is used?"
-    used, told = metrics["pixel_size_angstrom"], metrics["header_pixel_size_angstrom"]
-    if told is None or used is None:
+    used, headers = metrics["pixel_size_angstrom"], _header_pixels(table)
+    if not headers or used is None:
         return question, "unknown", f"used: {used} Å; the headers say nothing", ""
-    evidence = f"used: {used:g} Å; most headers: {told:g} Å"
-    if abs(told / used - 1) < 0.01:
+    others = {told: count for told, count in headers.items() if abs(told / used - 1) > 0.01}
+    evidence = f"used: {used:g} Å; {sum(headers.values()) - sum(others.values())} headers agree"
+    if not others:
         return question, "pass", evidence, ""
-    return (
-        question,
-        "warn",
-        evidence,
-        "The headers are not believed; make sure that sample.pixel_size_angstrom is right.",
+    evidence += "; " + ", ".join(f"{count} say {told:g} Å" for told, count in sorted(others.items())[:5])
+    advice = (
+        "Headers are not believed; make sure that sample.pixel_size_angstrom is right for all micrographs."
     )
+    return question, "warn", evidence, advice
