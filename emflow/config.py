@@ -25,7 +25,7 @@ class Input(StepConfig):
     """What comes in. Paths are relative to the folder where snakemake runs."""
 
     micrographs: str | None = None
-    """Micrographs: a folder, a glob, or a text file with one path a line; MRC or TIFF."""
+    """Micrographs: a folder, a glob, a text file with one path a line (MRC or TIFF), or a RELION micrographs STAR."""
     even: str | None = None
     """Even half sums: a pattern with {name} for the micrograph's base name without its suffix."""
     odd: str | None = None

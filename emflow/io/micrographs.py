@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,7 +151,12 @@ def for_each(
     """
     results: dict[int, dict[str, Any]] = {}
     aside: list[list[str]] = []
+    started = told = time.monotonic()
     for row in range(len(micrographs)):
+        if time.monotonic() - told > 60:
+            told = time.monotonic()
+            left = (told - started) / max(row, 1) * (len(micrographs) - row) / 60
+            log.info("%d of %d micrographs, about %.0f minutes left", row, len(micrographs), left)
         identity, row_key = micrographs.identity(row), key(row)
         result = journal.get(identity, row_key)
         if result is None:
