@@ -118,7 +118,7 @@ class _Block:
         self.columns.append(word[1:])
 
     def table(self) -> pd.DataFrame:
-        return pd.DataFrame(self.rows, columns=pd.Index(self.columns, dtype=object), dtype=object)
+        return pd.DataFrame(self.rows, columns=pd.Index(self.columns), dtype=object)
 
 
 def read_table(path: str | os.PathLike[str], block: str, *required: str) -> pd.DataFrame:
