@@ -40,7 +40,7 @@ check: $(READY)
 	.ci/short-files
 
 bench: $(READY)
-	set -e; for script in benchmarks/*.py; do echo "$$script"; python "$$script"; done
+	set -e; for script in $(wildcard benchmarks/*.py); do echo "$$script"; python "$$script"; done
 
 generate: $(READY)
 	python -m emflow.project.generate
