@@ -62,3 +62,21 @@ def fourier_resize(images: Tensor, size: int) -> Tensor:
     columns = columns * rows[:, None]
     out = torch.fft.irfft2(columns, s=(size, size)) * (size / n) ** 2
     return torch.fft.fftshift(out, dim=(-2, -1))
+
+
+def resample(volume: Tensor, voxel_angstrom: float, box: int, new_voxel_angstrom: float) -> Tensor:
+    """Put a volume (n, n, n), centre n//2, on another grid of the same centre, by Fourier crop or padding."""
+    n = volume.shape[-1]
+    side = 2 * round(box * new_voxel_angstrom / voxel_angstrom / 2)  # of the new box, in old voxels
+    reach = min(n, side) // 2
+    out = torch.zeros(side, side, side, dtype=volume.dtype, device=volume.device)
+    to, of = slice(side // 2 - reach, side // 2 + reach), slice(n // 2 - reach, n // 2 + reach)
+    out[to, to, to] = volume[of, of, of]
+    spectrum = torch.fft.rfftn(torch.fft.ifftshift(out))
+    band = min(side, box) // 2 - 1
+    index = torch.arange(-band, band + 1, device=volume.device)
+    target = torch.zeros(box, box, box // 2 + 1, dtype=spectrum.dtype, device=volume.device)
+    rows = index % box
+    part = spectrum[index % side][:, index % side][:, :, : band + 1]
+    target[rows[:, None], rows[None], : band + 1] = part
+    return torch.fft.fftshift(torch.fft.irfftn(target, s=(box, box, box))) * (box / side) ** 3

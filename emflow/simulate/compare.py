@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from emflow.em.fsc import fsc, resolution_at
@@ -42,24 +41,6 @@ class MapAgreement:
 
 NO_AGREEMENT = MapAgreement(None, None, False)
 """Where there is no map, or nothing in it."""
-
-
-def resample(volume: Tensor, voxel_angstrom: float, box: int, new_voxel_angstrom: float) -> Tensor:
-    """Put a volume (n, n, n), centre n//2, on another grid of the same centre, by Fourier crop or padding."""
-    n = volume.shape[-1]
-    side = 2 * round(box * new_voxel_angstrom / voxel_angstrom / 2)  # of the new box, in old voxels
-    reach = min(n, side) // 2
-    out = torch.zeros(side, side, side, dtype=volume.dtype, device=volume.device)
-    to, of = slice(side // 2 - reach, side // 2 + reach), slice(n // 2 - reach, n // 2 + reach)
-    out[to, to, to] = volume[of, of, of]
-    spectrum = torch.fft.rfftn(torch.fft.ifftshift(out))
-    band = min(side, box) // 2 - 1
-    index = torch.arange(-band, band + 1, device=volume.device)
-    target = torch.zeros(box, box, box // 2 + 1, dtype=spectrum.dtype, device=volume.device)
-    rows = index % box
-    part = spectrum[index % side][:, index % side][:, :, : band + 1]
-    target[rows[:, None], rows[None], : band + 1] = part
-    return torch.fft.fftshift(torch.fft.irfftn(target, s=(box, box, box))) * (box / side) ** 3
 
 
 def compare_map(

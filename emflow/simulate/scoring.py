@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from emflow.em.fourier import resample
 from emflow.em.volume_align import Alignment
 from emflow.em.wiener import PosedImages, reconstruct_from_poses
-from emflow.simulate.compare import NO_AGREEMENT, Ctfs, MapAgreement, compare_map, defocus_errors, resample
+from emflow.simulate.compare import NO_AGREEMENT, Ctfs, MapAgreement, compare_map, defocus_errors
 from emflow.simulate.match import PickScore, match_positions
 from emflow.simulate.poses import PoseErrors, pose_errors
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from emflow.device import generator
+from emflow.em.fourier import resample
 from emflow.em.poses import matrix_to_euler, mirror_rotations
 from emflow.em.symmetry import symmetry_operators
 from emflow.em.volume_align import Alignment
@@ -20,7 +21,7 @@ from emflow.io.micrographs import optics_table
 from emflow.io.mrc import read_mrc, write_mrc
 from emflow.io.star import Tables, concat, floats, read_star, write_star
 from emflow.simulate.command import score
-from emflow.simulate.compare import defocus_errors, resample
+from emflow.simulate.compare import defocus_errors
 from emflow.simulate.inputs import read_stage
 from emflow.simulate.match import match_positions
 from emflow.simulate.poses import pose_errors
