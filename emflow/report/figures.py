@@ -18,6 +18,16 @@ MOST_POINTS = 4000
 """Micrographs drawn as points; of more, an even choice is drawn."""
 
 
+FSC_NAMES = {
+    "rlnFourierShellCorrelationCorrected": "corrected",
+    "rlnFourierShellCorrelationUnmaskedMaps": "unmasked",
+    "rlnFourierShellCorrelationMaskedMaps": "masked",
+    "rlnCorrectedFourierShellCorrelationPhaseRandomizedMaskedMaps": "masked, random phases",
+    "emflowFourierShellCorrelationAspherical": "without the spherical part",
+}
+"""Columns of fsc.star as the legend calls them."""
+
+
 @styled
 def draw_session(table: pd.DataFrame) -> Figure | None:
     """Defocus, extent of the CTF fit and number of picks along the session, with their histograms."""
@@ -113,7 +123,7 @@ def draw_fsc_table(table: pd.DataFrame) -> Figure | None:
     fig = figure(6.4, 3.0)
     ax = fig.add_subplot()
     for column, color in zip(columns, (INK, BLUE, ORANGE, MUTED), strict=False):
-        ax.plot(x, numbers_of(table, column), color=color, label=column.removeprefix("rln"))
+        ax.plot(x, numbers_of(table, column), color=color, label=FSC_NAMES.get(column, column))
     for level in (THRESHOLD, 0.5):
         ax.axhline(level, color=INK, lw=0.6, ls=":")
         ax.annotate(

@@ -122,6 +122,8 @@ def headline(summary: dict[str, Numbers], way: list[Stage], answer: str = "pass"
     if "validate" in summary:
         resolution = summary["validate"].get("resolution_angstrom")
         count = words.plural(used or extracted or 0, "particle")
+        if resolution is None and "particles" in summary["validate"]:
+            return f"Too few particles for a map: {count} from {came}."
         if resolution is None:
             return f"No resolution: the half maps of {count} from {came} agree no more than noise."
         if answer == "fail":

@@ -11,8 +11,8 @@ import pandas as pd
 from emflow.validate.angles import Coverage
 from emflow.validate.maps import HalfMapCurves
 
-RANK = {"pass": 0, "warn": 1, "unknown": 2, "fail": 3}
-"""From good to bad; a claim is never better than what it rests on."""
+RANK = {"pass": 0, "warn": 1, "fail": 2}
+"""From good to bad. ``unknown`` has no rank: what nobody knows, such as the hand, does not spoil what is known."""
 
 
 class Judgement(NamedTuple):
@@ -106,8 +106,8 @@ def judge_resolution(
         answer = "warn"
         evidence += " The maps hold nothing beyond it: a low-pass or the refinement's band sets the limit."
         action = "Give raw half maps, or refine to a higher resolution."
-    worst = max(quoted, key=lambda row: RANK.get(row.get("verdict", ""), 0), default=None)
-    if worst is not None and RANK.get(worst["verdict"], 0) > RANK[answer]:
+    worst = _worst(quoted)
+    if worst is not None and RANK[worst["verdict"]] > RANK[answer]:
         answer = worst["verdict"]
         evidence += (
             f" But the reconstruction says: {worst['question']} {worst['verdict']}: {worst['evidence']}"
@@ -188,22 +188,28 @@ def judge_halves(split: HalfSets | None) -> Judgement:
     return Judgement(question, "pass", f"{evidence}; each micrograph belongs to one half.")
 
 
-def judge_starts(quoted: Sequence[dict[str, str]] | None) -> Judgement:
+def judge_starts(quoted: Sequence[dict[str, str]]) -> Judgement:
     """Say whether anything is known about how independent the two refinements were."""
     question = "Is the agreement more than a shared start?"
-    if not quoted:
+    worst = _worst(quoted)
+    if worst is None:
         return Judgement(
             question,
             "unknown",
             "Half maps that began from one reference can agree on it. Nothing is known here about their starts.",
             "Give the reconstruction's folder (--reconstruct), or repeat from independent random starts.",
         )
-    worst = max(quoted, key=lambda row: RANK.get(row.get("verdict", ""), 0))
-    if RANK.get(worst["verdict"], 0) == 0:
-        return Judgement(question, "pass", " ".join(row["evidence"] for row in quoted))
+    if worst["verdict"] == "pass":
+        return Judgement(question, "pass", f"The reconstruction says: {worst['evidence']}")
     return Judgement(
         question, worst["verdict"], f"{worst['question']} {worst['evidence']}", worst.get("action", "")
     )
+
+
+def _worst(quoted: Sequence[dict[str, str]]) -> dict[str, str] | None:
+    """The worst of the reconstruction's verdicts, leaving out what is unknown; the first of equals."""
+    known = [row for row in quoted if row.get("verdict") in RANK]
+    return max(known, key=lambda row: RANK[row["verdict"]], default=None)
 
 
 def judge_origin(known: Sequence[bool]) -> Judgement:
@@ -234,13 +240,14 @@ def judge_views(coverage: Coverage | None) -> Judgement:
     return Judgement(question, "pass", evidence)
 
 
-def empty_set() -> list[Judgement]:
-    """What there is to say where there were no particles."""
+def empty_set(particles: int | None) -> list[Judgement]:
+    """What there is to say where there were no particles, or too few for a map."""
+    why = f"Only {particles} particles, too few for a map" if particles else "No particles"
     return [
         Judgement(
             "To which resolution do the half maps agree?",
             "fail",
-            "No particles: the half maps are empty. There is nothing to validate.",
+            f"{why}: the half maps are empty. There is nothing to validate.",
             "Look at the picks: no particles may be the truth about these micrographs.",
         )
     ]

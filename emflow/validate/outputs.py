@@ -97,8 +97,8 @@ def write_empty(out: Path, particles: int | None) -> None:
         (out / "figures" / f"{name}.png").unlink(missing_ok=True)
     columns = pd.Index(["rlnSpectralIndex", "rlnResolution", "rlnFourierShellCorrelationCorrected"])
     write_star(out / "fsc.star", {"fsc": pd.DataFrame([], columns=columns)})
-    write_results(out, {"resolution_angstrom": None, "particles": particles}, judge.empty_set(), {})
-    log.info("No particles: nothing to validate.")
+    write_results(out, {"resolution_angstrom": None, "particles": particles}, judge.empty_set(particles), {})
+    log.info("Empty half maps: nothing to validate.")
 
 
 def write_results(

@@ -193,6 +193,8 @@ def test_headline_claims_no_more_than_the_verdict(project: Path, answer: str, wo
 def test_no_resolution_is_said_first(project: Path) -> None:
     (project / "validate" / "metrics.json").write_text('{"resolution_angstrom": null}')
     assert "No resolution: the half maps of 45 particles" in Page(make(project)[0]).text
+    (project / "validate" / "metrics.json").write_text('{"resolution_angstrom": null, "particles": 45}')
+    assert "Too few particles for a map: 45 particles from 6" in Page(make(project)[0]).text
 
 
 def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:

@@ -119,6 +119,9 @@ def test_empty_half_maps_have_nothing_to_validate(tmp_path: Path) -> None:
     assert verdicts[0]["verdict"] == "fail"
     assert not list((tmp_path / "out" / "figures").iterdir())
     assert len(read_star(tmp_path / "out" / "fsc.star")["fsc"]) == 0
+    write_star(tmp_path / "few.star", {"particles": particle_table(7)})
+    _, verdicts = run_on(tmp_path, zero, zero, particles=tmp_path / "few.star")
+    assert "Only 7 particles" in verdicts[0]["evidence"]
 
 
 def test_what_is_no_pair_of_half_maps_is_refused(tmp_path: Path) -> None:
@@ -199,9 +202,11 @@ def test_a_resolution_is_never_better_than_the_reconstructions_verdict(tmp_path:
     assert answer(verdicts, "which resolution")["verdict"] == "fail"
     assert "Only a shell." in answer(verdicts, "which resolution")["evidence"]
     assert answer(verdicts, "shared start")["verdict"] == "fail"
-    (folder / "verdicts.json").write_text(json.dumps([{**row, "verdict": "pass"}]))
+    hand = {"question": "Is the hand right?", "verdict": "unknown", "evidence": "Projections do not tell."}
+    (folder / "verdicts.json").write_text(json.dumps([{**row, "verdict": "pass"}, hand]))
     _, verdicts = run_on(tmp_path, a, b, reconstruct=folder)
     assert answer(verdicts, "which resolution")["verdict"] == "pass"
+    assert answer(verdicts, "shared start")["verdict"] == "pass"
 
 
 def test_equal_input_gives_equal_bytes(tmp_path: Path) -> None:
