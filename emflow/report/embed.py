@@ -27,6 +27,7 @@ def picture_entry(picture: MicrographPicture) -> dict[str, Any]:
         "name": Path(picture.name).name,
         "picture": picture,
         "source": data_uri(picture.jpeg, "jpeg") if picture.jpeg else "",
+        "mask": data_uri(picture.mask, "png") if picture.mask else "",
         "bar_px": _bar(picture.width_px * (picture.pixel_size_angstrom or 0))
         / (picture.pixel_size_angstrom or 1),
         "bar_nm": _bar(picture.width_px * (picture.pixel_size_angstrom or 0)) / 10,

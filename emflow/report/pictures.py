@@ -6,6 +6,7 @@ import functools
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,6 +39,8 @@ class MicrographPicture:
     jpeg: bytes | None
     """None where the image could not be read; ``problem`` says why."""
     problem: str
+    mask: bytes | None
+    """PNG of the area that picking left out, transparent elsewhere; None where there is none."""
     width_px: int
     height_px: int
     """Size of the micrograph itself; the picture is smaller."""
@@ -111,6 +114,7 @@ def gallery(results: Results, count: int = 6) -> list[MicrographPicture]:
                 why=why,
                 jpeg=jpeg,
                 problem=problem,
+                mask=results.attempt(functools.partial(mask_png, results, identity), None),
                 width_px=shape[1],
                 height_px=shape[0],
                 pick_count=int(counts[row]) if np.isfinite(counts[row]) else None,
@@ -138,6 +142,20 @@ def micrograph_jpeg(
     seen = ndimage.gaussian_filter(binned, 0.07 * diameter / (pixel * step))
     seen -= ndimage.gaussian_filter(binned, 0.8 * diameter / (pixel * step), mode="nearest")
     return jpeg_bytes(seen)
+
+
+def mask_png(results: Results, identity: str) -> bytes | None:
+    """Draw a micrograph's contamination mask as a translucent layer; None where nothing is masked."""
+    path = results.path("pick", "masks", f"{identity}.mrc")
+    masked = map_mrc(path) > 0.5 if path is not None else np.zeros((1, 1), bool)
+    if masked.ndim != 2 or not masked.any():
+        return None
+    layer = np.zeros((*masked.shape, 4), np.uint8)
+    layer[masked] = (213, 94, 0, 110)
+    no_version: Any = {"Software": None}
+    with io.BytesIO() as buffer:
+        imsave(buffer, layer, format="png", metadata=no_version)
+        return buffer.getvalue()
 
 
 def jpeg_bytes(image: np.ndarray, quality: int = 82) -> bytes:

@@ -95,6 +95,8 @@ def write_project(root: Path) -> Path:
         }
     )
     write_star(results / "pick" / "shard_00001.star", {"particles": picks, "micrographs": table.iloc[:, 1:3]})
+    write_mrc(results / "pick" / "masks" / "id0.mrc", np.eye(24), PIXEL * 4)
+    write_mrc(results / "pick" / "masks" / "id1.mrc", np.zeros((24, 24)), PIXEL * 4)
     images = rng.normal(size=(50, BOX, BOX))
     write_mrc(results / "extract" / "shard_00001.mrcs", images, PIXEL)
     particles = picks.iloc[:50].assign(

@@ -66,7 +66,7 @@ def test_page_is_whole_and_needs_nothing_else(project: Path) -> None:
     targets = {a["href"] for _, a in parsed.tags if (a.get("href") or "").startswith("#")}
     assert targets <= {"#" + (a.get("id") or "") for _, a in parsed.tags}
     pictures = [a for t, a in parsed.tags if t in ("img", "image")]
-    assert len(pictures) == 6 + 2 + 1 + 2 + 1  # gallery, session and CTF, particles, two maps, FSC
+    assert len(pictures) == 6 + 1 + 2 + 1 + 2 + 1  # gallery, mask, session and CTF, particles, two maps, FSC
     assert len([t for t, _ in parsed.tags if t == "circle"]) == 6 * 10
     assert len(page) < 3_000_000
 
