@@ -70,9 +70,9 @@ def choose(table: pd.DataFrame, count: int = 6) -> list[tuple[int, str]]:
         (by_fit, "best CTF fit"),
         (by_fit[middle:] + by_fit[:middle][::-1], "median CTF fit"),
         (by_fit[::-1], "worst CTF fit"),
-        (by_picks[::-1], "most picks"),
-        (by_picks, "fewest picks"),
-        (by_mask, "largest masked area"),
+        (by_picks[::-1], "many picks"),
+        (by_picks, "few picks"),
+        (by_mask, "large masked area"),
         *[(by_fit or list(range(len(table))), "")] * count,
     ]
     chosen: dict[int, str] = {}

@@ -38,9 +38,9 @@ def test_the_gallery_shows_the_range_of_the_session() -> None:
         (8, "best CTF fit"),
         (6, "median CTF fit"),
         (0, "worst CTF fit"),
-        (4, "most picks"),
-        (2, "fewest picks"),
-        (7, "largest masked area"),
+        (4, "many picks"),
+        (2, "few picks"),
+        (7, "large masked area"),
     ]
     assert [row for row, _ in choose(table.iloc[:, :1])] == [8, 6, 0, 1, 4, 3]
     assert len(choose(table.iloc[:3])) == 3
