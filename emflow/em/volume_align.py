@@ -80,7 +80,7 @@ def align_volume(
         raise ValueError(
             f"expected two even cubes of one size, got {tuple(moving.shape)}, {tuple(fixed.shape)}"
         )
-    match = _Match(moving, fixed, min(max_band, n // 2 - 2))
+    match = Match(moving, fixed, min(max_band, n // 2 - 2))
     rotations, shifts, mirrored = match.coarse(orientation_grid(_COARSE_SPACING_DEG, symmetry), allow_mirror)
     if starts:
         rotations = torch.cat([rotations, torch.stack([s.rotation for s in starts]).to(rotations)])
@@ -162,7 +162,7 @@ def _moved(
     return torch.stack([real * c - imaginary * s, real * s + imaginary * c], 1)
 
 
-class _Match:
+class Match:
     """Two whitened maps within a band, and how well they agree under a movement of the first."""
 
     def __init__(self, moving: Tensor, fixed: Tensor, band: int) -> None:

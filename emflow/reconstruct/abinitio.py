@@ -1,0 +1,219 @@
+"""A first map from nothing: expectation maximisation over all poses, from random starts.
+
+Each half-set is on its own: its particles, its random starts, its map. From a map of random poses, every
+iteration draws some particles, weighs all orientations and shifts of each by their likelihood (Sigworth,
+J. Struct. Biol. 122, 328, 1998), and makes the next map from these alone. The small draws make the map
+noisy enough to leave false minima, as stochastic gradient descent does (Punjani et al., Nat. Methods 14,
+290, 2017), while the full sum over poses needs no step size. Then all particles settle it; the start with
+the highest likelihood climbs to finer grids and higher bands.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from emflow.device import generator
+from emflow.em.grids import local_rotations, orientation_grid, shift_grid
+from emflow.em.masks import soft_sphere
+from emflow.em.poses import quaternion_to_matrix
+from emflow.em.search import (
+    Expectation,
+    References,
+    WeightedImages,
+    expect,
+    search_globally,
+    search_locally,
+)
+from emflow.em.slices import HalfPlane, volume_spectrum
+from emflow.em.symmetry import symmetry_operators
+from emflow.em.wiener import Accumulator
+from emflow.reconstruct.config import ReconstructAbinitio
+from emflow.reconstruct.images import ImageSet, load_weighted, noise_spectra, weigh
+
+log = logging.getLogger("emflow")
+
+SETTLE_ITERATIONS = 3
+CLIMB = ((1.3, 3), (1.6, 3), (2.0, 2))
+"""Bands after the first, in its multiples, and their iterations on all particles."""
+SPACING = 1.57
+"""Spacing of orientations in units of resolution/diameter: denser grids were tried and find no more."""
+PRIOR_SSNR = 10.0
+"""Signal-to-noise ratio that is assumed of the map in every shell."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One grid at one band."""
+
+    plane: HalfPlane
+    rotations: Tensor
+    shifts_px: Tensor
+
+
+@dataclass(frozen=True)
+class HalfMap:
+    """What one half-set came to."""
+
+    rows: Tensor
+    """Rows of the particles."""
+    rotations: Tensor
+    """A, (n, 3, 3), on the CPU."""
+    shifts_px: Tensor
+    """Shifts that centre the particles, (n, 2), on the CPU."""
+    volume: Tensor
+    """The map that the poses belong to, within the last band and the sphere."""
+    noise: Tensor
+    """Noise spectra (G, S) to Nyquist."""
+    evidence: list[float]
+    """Log-likelihood per particle of each start, after it has settled."""
+    chosen: int
+    trace: list[float]
+    """Log-likelihood per particle along the chosen start's iterations."""
+
+
+class HalfSearch:
+    """The search in one half-set."""
+
+    def __init__(
+        self, images: ImageSet, half: int, diameter_angstrom: float, cfg: ReconstructAbinitio
+    ) -> None:
+        """Read the half-set's particles (at most ``max_particles``) in the last band."""
+        self.images, self.half, self.cfg = images, half, cfg
+        self.device = images.device
+        self.diameter_px = diameter_angstrom / images.pixel_size_angstrom
+        order = len(symmetry_operators(cfg.symmetry))
+        resolution = cfg.resolution_angstrom or diameter_angstrom / (5 * order ** (1 / 3))
+        self.band = images.box * images.pixel_size_angstrom / resolution
+        self.rows = images.rows(half)
+        drawn = torch.randperm(len(self.rows), generator=generator(cfg.seed, half, 0))[: cfg.max_particles]
+        self.plane = images.plane(self.band * CLIMB[-1][0])
+        everything = images.plane(images.box / 2)
+        self.noise = noise_spectra(images, self.rows[drawn.sort().values], everything)
+        self.weighted = load_weighted(images, self.rows[drawn.sort().values], self.plane, self.noise)
+        edge = self.diameter_px / 12
+        self.mask = soft_sphere(images.box, 0.55 * self.diameter_px, edge, device=self.device)
+
+    def stage(self, factor: float, turn: Tensor | None = None, finer: float = 1.0) -> Stage:
+        """Grid and band at a multiple of the first band."""
+        plane = self.plane.within(min(self.band * factor, float(self.plane.radius[-1])))
+        resolution_px = self.images.box / float(plane.radius[-1])
+        spacing = torch.rad2deg(torch.tensor(SPACING * resolution_px / self.diameter_px)).item()
+        rotations = orientation_grid(min(spacing, 40.0), self.cfg.symmetry)
+        if turn is not None:  # the same orientations never twice: the grid leaves no mark on the map
+            rotations = turn @ rotations
+        reach = self.cfg.shift_fraction * self.diameter_px * finer
+        shifts = shift_grid(reach, max(reach / 2, 1e-3))
+        return Stage(plane, rotations.to(self.device), shifts.to(self.device))
+
+    def solve(self, sums: Accumulator) -> Tensor:
+        """Next map, within the sphere."""
+        shells = int(self.plane.shell[-1]) + 2
+        return sums.solve(torch.full((shells,), PRIOR_SSNR)) * self.mask
+
+    def random_map(self, random: torch.Generator) -> Tensor:
+        """Map of the first band from random poses."""
+        plane = self.plane.within(self.band)
+        q = torch.randn(len(self.weighted), 4, generator=random)
+        rotations = quaternion_to_matrix(q / q.norm(dim=1, keepdim=True)).to(self.device)
+        sums = self._empty(plane)
+        images = self.weighted.within(len(plane))
+        sums.add(images.data, images.power, rotations, plane)
+        return self.solve(sums)
+
+    def _empty(self, plane: HalfPlane) -> Accumulator:
+        band = float(plane.radius[-1])
+        return Accumulator(self.images.box, band, 2, self.cfg.symmetry, self.device)
+
+    def iterate(self, volume: Tensor, stage: Stage, images: WeightedImages) -> tuple[Tensor, Expectation]:
+        """One step of expectation maximisation."""
+        band = float(stage.plane.radius[-1])
+        references = References.make(volume_spectrum(volume, band), stage.rotations, stage.plane)
+        found = expect(images.within(len(stage.plane)), references, stage.plane.phases(stage.shifts_px))
+        sums = self._empty(stage.plane)
+        sums.add(found.numerator, found.denominator, stage.rotations, stage.plane)
+        return self.solve(sums), found
+
+    def explore(self, start: int) -> tuple[Tensor, list[float]]:
+        """Run one random start; return its map and the likelihood's trace, the last settled one last."""
+        random = generator(self.cfg.seed, self.half, 1, start)
+        volume = self.random_map(random)
+        trace = []
+        count = len(self.weighted)
+        for _ in range(self.cfg.n_iterations):
+            drawn = torch.randperm(count, generator=random)[: self.cfg.n_drawn].to(self.device)
+            volume, found = self.iterate(volume, self.stage(1.0, _turn(random)), self.weighted[drawn])
+            volume = self._recentre(volume)
+            trace.append(float(found.evidence.mean()))
+        for _ in range(SETTLE_ITERATIONS):
+            volume, found = self.iterate(volume, self.stage(1.0, _turn(random)), self.weighted)
+            volume = self._recentre(volume)
+            trace.append(float(found.evidence.mean()))
+        return volume, trace
+
+    def _recentre(self, volume: Tensor) -> Tensor:
+        """Move the map's weight to the centre, by whole voxels, where the symmetry leaves that free."""
+        if not self.cfg.symmetry.startswith("C"):
+            return volume
+        weight = volume.clamp(min=0) ** 2
+        line = torch.arange(self.images.box, device=self.device) - self.images.box // 2
+        total = weight.sum().clamp(min=1e-20)
+        centre = [float((weight.sum(dims) * line).sum() / total) for dims in ((1, 2), (0, 2), (0, 1))]
+        if self.cfg.symmetry != "C1":
+            centre[1] = centre[2] = 0.0
+        return volume.roll([-round(c) for c in centre], (0, 1, 2))
+
+    def climb(self, volume: Tensor, trace: list[float]) -> Tensor:
+        """Higher bands and finer grids, with all particles."""
+        random = generator(self.cfg.seed, self.half, 2)
+        for factor, iterations in CLIMB:
+            for _ in range(iterations):
+                volume, found = self.iterate(volume, self.stage(factor, _turn(random)), self.weighted)
+                trace.append(float(found.evidence.mean()))
+        return volume
+
+    def poses(self, volume: Tensor) -> tuple[Tensor, Tensor]:
+        """Best pose of every particle of the half-set: rotations and shifts, on the CPU."""
+        stage = self.stage(CLIMB[-2][0])
+        coarse = self.plane.within(float(stage.plane.radius[-1]))
+        spectrum = volume_spectrum(volume, float(self.plane.radius[-1]))
+        references = References.make(spectrum, stage.rotations, coarse)
+        spacing = torch.rad2deg(
+            torch.tensor(SPACING * self.images.box / float(coarse.radius[-1]) / self.diameter_px)
+        ).item()
+        step_px = self.cfg.shift_fraction * self.diameter_px / 2
+        rotations, shifts = [], []
+        for part, transforms, ctf in self.images.batches(self.rows, self.plane):
+            weighted = weigh(transforms, ctf, self.noise, self.images.group[part], self.plane)
+            found = search_globally(weighted.within(len(coarse)), references, coarse, stage.shifts_px, 8)
+            for level, keep in ((1, 4), (2, 2), (3, 1)):
+                near = local_rotations(spacing / 2**level).to(self.device)
+                moves = shift_grid(step_px / 2**level, step_px / 2**level).to(self.device)
+                found = search_locally(weighted, spectrum, self.plane, found, near, moves, keep)
+            rotations.append(found.rotations[:, 0].cpu())
+            shifts.append(found.shifts_px[:, 0].cpu())
+        return torch.cat(rotations), torch.cat(shifts)
+
+    def run(self) -> HalfMap:
+        """All starts, the climb of the likeliest, and the poses."""
+        best: tuple[float, Tensor, list[float]] | None = None
+        evidence = []
+        for start in range(self.cfg.n_starts):
+            volume, trace = self.explore(start)
+            evidence.append(trace[-1])
+            log.info("half %d, start %d: log-likelihood %.3f per particle", self.half, start + 1, trace[-1])
+            if best is None or trace[-1] > best[0]:
+                best = (trace[-1], volume, trace)
+        assert best is not None
+        volume = self.climb(best[1], best[2])
+        rotations, shifts = self.poses(volume)
+        chosen = evidence.index(best[0])
+        return HalfMap(self.rows, rotations, shifts, volume, self.noise, evidence, chosen, best[2])
+
+
+def _turn(random: torch.Generator) -> Tensor:
+    q = torch.randn(1, 4, generator=random)
+    return quaternion_to_matrix(q / q.norm())[0]

@@ -1,0 +1,234 @@
+"""Commands of the reconstruct room: files in, files out."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from emflow.device import prepare
+from emflow.io.checkpoint import Checkpoint
+from emflow.io.journal import result_key
+from emflow.io.particles import Particles
+from emflow.io.record import Record
+from emflow.reconstruct import judge
+from emflow.reconstruct.abinitio import HalfMap, HalfSearch
+from emflow.reconstruct.agreement import compare
+from emflow.reconstruct.config import ReconstructAbinitio, ReconstructRefine
+from emflow.reconstruct.images import ImageSet
+from emflow.reconstruct.inputs import (
+    diameter_of,
+    image_set,
+    independent_starts,
+    read_halves,
+    read_particles,
+    too_few,
+)
+from emflow.reconstruct.join import join
+from emflow.reconstruct.merge import merge, particle_mask
+from emflow.reconstruct.outputs import (
+    Maps,
+    fsc_tables,
+    pose_columns,
+    with_columns,
+    write_empty,
+    write_maps,
+    write_results,
+)
+from emflow.reconstruct.refine import Refinement, State
+from emflow.reconstruct.resume import pack, start_state, unpack
+from emflow.step import Run, StepConfig
+
+
+def abinitio(
+    particles: Path,
+    out: Path,
+    /,
+    *,
+    cfg: ReconstructAbinitio = ReconstructAbinitio(),
+    run: Run = Run(),
+) -> None:
+    """Find a first map without any model, in each half-set on its own.
+
+    Parameters
+    ----------
+    particles
+        Particle STAR with CTF and images.
+    out
+        Folder to write: half1.mrc, half2.mrc, map.mrc, mask.mrc, particles.star, fsc.star, metrics.json,
+        verdicts.json.
+    """
+    device = prepare(run)
+    with Record("reconstruct.abinitio", cfg, run, inputs=[particles]):
+        source = read_particles(particles)
+        if too_few(source):
+            write_empty(out, source, judge.too_few(len(source)))
+            return
+        images = image_set(source, device)
+        diameter = diameter_of(cfg, images.box, images.pixel_size_angstrom)
+        found = [_half(images, number, diameter, cfg, out, _key(cfg, particles, source)) for number in (1, 2)]
+        joined = join(images, (found[0], found[1]), diameter, cfg.symmetry)
+        agreement = joined.agreement
+        voxel = images.pixel_size_angstrom
+        mask = particle_mask(0.5 * (joined.half1 + joined.half2), agreement)
+        merged, _ = merge(joined.half1, joined.half2, agreement.whole, voxel, 0.0)
+        write_maps(out, Maps(joined.half1, joined.half2, merged, mask, voxel))
+        evidence = [half.evidence for half in found]
+        metrics: dict[str, float | int | None] = {
+            "particles": len(images),
+            "half1_particles": len(found[0].rows),
+            "half2_particles": len(found[1].rows),
+            "resolution_angstrom": agreement.claim_angstrom,
+            "resolution_whole_angstrom": agreement.resolution(),
+            "resolution_aspherical_angstrom": agreement.resolution("aspherical"),
+            "significance_whole_sd": agreement.significance("whole"),
+            "significance_aspherical_sd": agreement.significance("aspherical"),
+            "half2_inverted": int(joined.alignment.mirrored),
+            "alignment_correlation": joined.alignment.score,
+            "n_starts": cfg.n_starts,
+            "half1_log_likelihood": max(evidence[0]),
+            "half2_log_likelihood": max(evidence[1]),
+            "diameter_angstrom": diameter,
+        }
+        judgements = [
+            judge.judge_agreement(
+                "Do two independent random starts find the same structure?",
+                agreement,
+                "Half-sets with separate random starts",
+            ),
+            judge.judge_starts(evidence),
+            judge.judge_hand(joined.alignment.mirrored),
+        ]
+        columns = pose_columns(joined.rotations, joined.shifts_px, voxel)
+        tables = {"optics": source.optics, "particles": with_columns(source, columns)}
+        write_results(out, tables, metrics, judgements, fsc_tables(agreement))
+
+
+def _half(
+    images: ImageSet, number: int, diameter: float, cfg: ReconstructAbinitio, out: Path, key: str
+) -> HalfMap:
+    """One half-set's map and poses, kept once found."""
+    checkpoint = Checkpoint(out / ".checkpoint" / f"half{number}.safetensors", key)
+    kept = checkpoint.load()
+    if kept is None:
+        half = HalfSearch(images, number, diameter, cfg).run()
+        names = ("rows", "rotations", "shifts_px", "volume", "noise")
+        figures = {"evidence": half.evidence, "chosen": half.chosen, "trace": half.trace}
+        checkpoint.save({name: getattr(half, name) for name in names}, figures)
+        return half
+    tensors, more = kept
+    return HalfMap(
+        tensors["rows"],
+        tensors["rotations"],
+        tensors["shifts_px"],
+        tensors["volume"].to(images.device),
+        tensors["noise"].to(images.device),
+        more["evidence"],
+        more["chosen"],
+        more["trace"],
+    )
+
+
+def refine(
+    particles: Path,
+    start: Path,
+    out: Path,
+    /,
+    *,
+    cfg: ReconstructRefine = ReconstructRefine(),
+    run: Run = Run(),
+) -> None:
+    """Refine poses and map in two independent halves.
+
+    Parameters
+    ----------
+    particles
+        Particle STAR with CTF, images and half-sets.
+    start
+        Folder with half1.mrc and half2.mrc in one frame, such as ab initio leaves; each half starts from its own.
+    out
+        Folder to write: half1.mrc and half2.mrc (raw), map.mrc, mask.mrc, particles.star, fsc.star,
+        metrics.json, verdicts.json. A hidden checkpoint there lets a killed run go on.
+    """
+    device = prepare(run)
+    with Record("reconstruct.refine", cfg, run, inputs=[particles, start / "half1.mrc", start / "half2.mrc"]):
+        source = read_particles(particles)
+        if too_few(source):
+            write_empty(out, source, judge.too_few(len(source)))
+            return
+        images = image_set(source, device)
+        diameter = diameter_of(cfg, images.box, images.pixel_size_angstrom)
+        refinement = Refinement(images, diameter, cfg)
+        checkpoint = Checkpoint(
+            out / ".checkpoint" / "state.safetensors", _key(cfg, particles, source, start)
+        )
+        kept = checkpoint.load()
+        if kept is not None:
+            state = unpack(*kept, images)
+        else:
+            volumes, voxel = read_halves(start)
+            state = start_state(refinement, volumes, voxel)
+        state = refinement.run(state, lambda reached: checkpoint.save(*pack(reached)))
+        _write_refined(source, refinement, state, diameter, start, out)
+
+
+def _write_refined(
+    source: Particles, refinement: Refinement, state: State, diameter: float, start: Path, out: Path
+) -> None:
+    """Write what a refinement came to."""
+    images, cfg = refinement.images, refinement.cfg
+    voxel = images.pixel_size_angstrom
+    half1, half2 = (refinement.accumulate(half).solve() for half in state.halves)
+    agreement = compare(half1, half2, voxel, diameter, cfg.symmetry)
+    mask = particle_mask(0.5 * (half1 + half2), agreement)
+    if agreement.found:
+        agreement = compare(half1, half2, voxel, diameter, cfg.symmetry, mask)
+    merged, bfactor = merge(half1, half2, agreement.whole, voxel, cfg.sharpening_bfactor_angstrom2)
+    write_maps(out, Maps(half1, half2, merged, mask, voxel))
+    last = state.history[-1]
+    metrics: dict[str, float | int | None] = {
+        "particles": len(images),
+        "half1_particles": len(state.halves[0].rows),
+        "half2_particles": len(state.halves[1].rows),
+        "resolution_angstrom": agreement.claim_angstrom,
+        "resolution_whole_angstrom": agreement.resolution(),
+        "resolution_aspherical_angstrom": agreement.resolution("aspherical"),
+        "significance_whole_sd": agreement.significance("whole"),
+        "significance_aspherical_sd": agreement.significance("aspherical"),
+        "iterations": state.iteration,
+        "last_pose_change_median_deg": last["pose_change_deg"],
+        "pose_probability_median": float(torch.cat([half.probability for half in state.halves]).median()),
+        "sharpening_bfactor_angstrom2": bfactor,
+        "diameter_angstrom": diameter,
+    }
+    judgements = [
+        judge.judge_agreement("Do two independent halves agree?", agreement, "Half-sets refined apart"),
+        judge.judge_independence(independent_starts(start)),
+        judge.judge_convergence(state.iteration, cfg.max_iterations),
+    ]
+    columns = _refined_poses(state, len(images), voxel)
+    tables = {"optics": source.optics, "particles": with_columns(source, columns)}
+    write_results(out, tables, metrics, judgements, fsc_tables(agreement))
+
+
+def _refined_poses(state: State, count: int, pixel_size_angstrom: float) -> dict[str, list[str]]:
+    """Pose columns of all particles in their table's order."""
+    rotations, shifts, probability = torch.empty(count, 3, 3), torch.empty(count, 2), torch.empty(count)
+    for half in state.halves:
+        rotations[half.rows], shifts[half.rows] = half.rotations, half.shifts_px
+        probability[half.rows] = half.probability
+    likely = {"rlnMaxValueProbDistribution": [f"{value:.6f}" for value in probability.tolist()]}
+    return pose_columns(rotations, shifts, pixel_size_angstrom) | likely
+
+
+def _key(cfg: StepConfig, star: Path, particles: Particles, start: Path | None = None) -> str:
+    """Identity of everything the result depends on."""
+    parts: list[Any] = [hashlib.sha256(star.read_bytes()).hexdigest()]
+    for path in particles.stacks:
+        stat = path.stat()
+        parts.append((path.name, stat.st_size, stat.st_mtime_ns))
+    if start is not None:
+        parts += [hashlib.sha256((start / f"half{n}.mrc").read_bytes()).hexdigest() for n in (1, 2)]
+    return result_key(cfg, *parts)

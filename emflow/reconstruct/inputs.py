@@ -1,0 +1,141 @@
+"""Read what the reconstruction commands take: particles with their images, and first maps."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from emflow.em.optics import ctf_values
+from emflow.io.mrc import read_header, read_mrc
+from emflow.io.particles import Particles, ctf_of, load_particles, read_images
+from emflow.io.star import integers
+from emflow.reconstruct.images import ImageSet
+from emflow.step import EmflowError, SpecimenSize
+
+log = logging.getLogger("emflow")
+
+FEWEST = 50
+"""Particles below which no map is tried."""
+
+
+def read_particles(star: Path) -> Particles:
+    """Load particles for a reconstruction, each with its half-set.
+
+    Without rlnRandomSubset the halves alternate from micrograph to micrograph, as they are first named.
+
+    Raises
+    ------
+    EmflowError
+        Particles of restored (denoised) micrographs, or a half-set that is neither 1 nor 2.
+    """
+    empty = load_particles(star, images=False)
+    if not len(empty):
+        return empty
+    particles = load_particles(star)
+    table = particles.table
+    if "emflowRestored" in table and (table["emflowRestored"].astype(str) == "1").any():
+        raise EmflowError(
+            f"{star}: holds particles of restored (denoised) micrographs; their noise is correlated, and a map made "
+            "of them agrees with itself better than it should. Extract from the original micrographs."
+        )
+    if "rlnRandomSubset" in table:
+        found = set(integers(table, "rlnRandomSubset").tolist())
+        if not found <= {1, 2}:
+            raise EmflowError(f"{star}: rlnRandomSubset holds {sorted(found)}; expected 1 and 2.")
+        return particles
+    names = table["rlnMicrographName"] if "rlnMicrographName" in table else pd.Series(range(len(table)))
+    order = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    halves = [str(order[name] % 2 + 1) for name in names]
+    log.info("%s has no half-sets: they alternate from micrograph to micrograph", star)
+    return Particles(
+        table.assign(rlnRandomSubset=halves),
+        particles.optics,
+        particles.stacks,
+        particles.stack,
+        particles.index,
+    )
+
+
+def too_few(particles: Particles) -> bool:
+    """Whether there are too few particles for a map."""
+    if len(particles) < FEWEST:
+        return True
+    halves = integers(particles.table, "rlnRandomSubset")
+    return min((halves == 1).sum(), (halves == 2).sum()) < FEWEST // 4
+
+
+def image_set(particles: Particles, device: torch.device) -> ImageSet:
+    """Give the verbs their images, read in batches."""
+    facts = particles.common_facts()
+    if facts.box_px % 2:
+        raise EmflowError(f"Boxes of {facts.box_px} px are odd; extract with an even box.")
+    names = sorted(set(particles.groups))
+    group = torch.tensor([names.index(g) for g in particles.groups], dtype=torch.long)
+
+    def read(rows: Tensor) -> Tensor:
+        return torch.from_numpy(read_images(particles, rows.numpy()))
+
+    def ctf(rows: Tensor, fy: Tensor, fx: Tensor) -> Tensor:
+        out = torch.empty(len(rows), len(fy), device=fy.device)
+        for number in group[rows].unique().tolist():
+            here = torch.nonzero(group[rows] == number)[:, 0]
+            values = ctf_of(particles, rows[here].numpy()).to(fy.device)
+            out[here.to(fy.device)] = ctf_values(values, fy, fx)
+        return out
+
+    return ImageSet(
+        read,
+        ctf,
+        facts.box_px,
+        facts.pixel_size_angstrom,
+        torch.from_numpy(integers(particles.table, "rlnRandomSubset")),
+        group,
+        device,
+    )
+
+
+def diameter_of(cfg: SpecimenSize, box: int, pixel_size_angstrom: float) -> float:
+    """Diameter of the particle: as given, else two thirds of the box; never more than the box holds."""
+    extent = box * pixel_size_angstrom
+    if cfg.diameter_angstrom is None:
+        log.warning(
+            "sample.diameter_angstrom is not set: taking two thirds of the box, %.0f Å", extent * 2 / 3
+        )
+        return extent * 2 / 3
+    if cfg.diameter_angstrom > extent:
+        raise EmflowError(
+            f"sample.diameter_angstrom is {cfg.diameter_angstrom:g}, but the boxes are only {extent:.0f} Å wide. "
+            "Extract with a larger box (extract.run.box_size_px), or correct the diameter."
+        )
+    return cfg.diameter_angstrom
+
+
+def read_halves(folder: Path) -> tuple[tuple[Tensor, Tensor], float]:
+    """Half maps of a first reconstruction, and their voxel size in ångström."""
+    volumes = []
+    voxels = []
+    for name in ("half1.mrc", "half2.mrc"):
+        path = folder / name
+        volume = read_mrc(path)
+        if volume.ndim != 3 or len(set(volume.shape)) != 1 or volume.shape[0] % 2:
+            raise EmflowError(f"{path}: has shape {volume.shape}; expected an even cube.")
+        volumes.append(torch.from_numpy(volume))
+        voxels.append(read_header(path).voxel_size_angstrom)
+    if volumes[0].shape != volumes[1].shape or not np.isclose(voxels[0], voxels[1], rtol=1e-3):
+        raise EmflowError(f"{folder}: half1.mrc and half2.mrc differ in box or voxel size.")
+    return (volumes[0], volumes[1]), voxels[0]
+
+
+def independent_starts(folder: Path) -> bool:
+    """Whether a folder's half maps are known to come from separate random starts: emflow's ab initio says so."""
+    try:
+        rows = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return False
+    return isinstance(rows, dict) and "half2_inverted" in rows

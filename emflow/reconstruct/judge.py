@@ -1,0 +1,143 @@
+"""Verdicts on reconstructions: what two halves that share nothing agree on, in words."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from emflow.reconstruct.agreement import SIGNIFICANT, Agreement
+
+
+class Judgement(NamedTuple):
+    """One row of verdicts.json."""
+
+    question: str
+    verdict: str
+    evidence: str
+    action: str = ""
+
+
+def too_few(particles: int) -> list[Judgement]:
+    """Verdict on a set that is too small to try."""
+    evidence = "There are no particles." if particles == 0 else f"There are only {particles} particles."
+    action = (
+        "Look at the micrographs and the picks: are there particles, and is sample.diameter_angstrom right?"
+    )
+    return [Judgement("Is there a map?", "fail", evidence, action)]
+
+
+def judge_agreement(question: str, agreement: Agreement, sources: str) -> Judgement:
+    """Say to which detail two independent maps agree.
+
+    Parameters
+    ----------
+    question
+        What is asked.
+    agreement
+        Their curves.
+    sources
+        What the two maps come from, in words.
+    """
+    whole, rest = agreement.resolution(), agreement.resolution("aspherical")
+    numbers = (
+        f"FSC 0.143 at {_angstrom(whole)}; without the spherical part at {_angstrom(rest)} "
+        f"({agreement.significance('aspherical'):.0f} standard deviations above noise)"
+    )
+    if not agreement.found and agreement.significance("whole") >= 2 * SIGNIFICANT:
+        return Judgement(
+            question,
+            "warn",
+            f"{sources} agree on a ball or hollow shell and on nothing within it: {numbers}. "
+            "The map is not resolved beyond the shell.",
+            "Do not interpret detail. More particles, a finer pixel, or the right symmetry may help.",
+        )
+    if not agreement.found:
+        return Judgement(
+            question,
+            "fail",
+            f"No structure: {sources} agree no more than chance would: {numbers}.",
+            "Do not interpret the map. Look at the particles; more of them, or more random starts "
+            "(reconstruct.abinitio.n_starts) may help.",
+        )
+    claim = agreement.claim_angstrom
+    assert claim is not None
+    if claim > agreement.diameter_angstrom / 4:
+        return Judgement(
+            question,
+            "warn",
+            f"{sources} agree on the overall shape only: {numbers}.",
+            "Do not interpret detail inside the particle.",
+        )
+    if whole is not None and rest is not None and rest > 1.5 * whole:
+        return Judgement(
+            question,
+            "warn",
+            f"{sources} agree to {claim:.1f} Å; what agrees beyond that is spherical, a shell's rings: {numbers}.",
+            "Take the coarser figure.",
+        )
+    return Judgement(question, "pass", f"{sources} agree to {claim:.1f} Å: {numbers}.")
+
+
+def judge_hand(mirrored: bool) -> Judgement:
+    """Say that the hand is open."""
+    done = "was inverted" if mirrored else "did not have to be inverted"
+    return Judgement(
+        "Is the hand right?",
+        "unknown",
+        f"Projections do not tell a structure from its mirror image. Half 2's map {done} to match half 1's; the hand "
+        "of both is a matter of chance.",
+        "Compare with a known structure, or look at helices once they show (finer than about 6 Å).",
+    )
+
+
+def judge_starts(evidence: list[list[float]]) -> Judgement:
+    """Say whether several random starts of a half-set came to the same likelihood."""
+    question = "Do the random starts of a half-set come to the same end?"
+    if len(evidence[0]) < 2:
+        return Judgement(
+            question, "unknown", "Each half-set had one start.", "Set reconstruct.abinitio.n_starts."
+        )
+    near = [sum(value > max(values) - 0.05 * abs(max(values)) for value in values) for values in evidence]
+    text = "; ".join(
+        f"half {number}: {count} of {len(values)} within 5 % of the best ({max(values):.2f} per particle)"
+        for number, (count, values) in enumerate(zip(near, evidence, strict=True), start=1)
+    )
+    if min(near) < 2:
+        return Judgement(
+            question,
+            "warn",
+            f"Log-likelihood, {text}. The best start may be a lucky one.",
+            "More starts (reconstruct.abinitio.n_starts) or iterations (n_iterations) make it safer.",
+        )
+    return Judgement(question, "pass", f"Log-likelihood, {text}.")
+
+
+def judge_independence(known: bool) -> Judgement:
+    """Say whether the two halves began apart."""
+    question = "Did the two halves begin apart?"
+    if known:
+        return Judgement(
+            question, "pass", "Each half was refined from its own first map, found from a random start."
+        )
+    return Judgement(
+        question,
+        "unknown",
+        "The first maps do not come from emflow's ab initio; halves that began from one reference can agree on it.",
+        "Start from `emflow reconstruct abinitio`, which keeps the halves apart.",
+    )
+
+
+def judge_convergence(iterations: int, most: int) -> Judgement:
+    """Say whether the refinement ended by itself."""
+    question = "Has the refinement converged?"
+    if iterations < most:
+        return Judgement(question, "pass", f"Nothing improved any more after {iterations} iterations.")
+    return Judgement(
+        question,
+        "warn",
+        f"It was still improving, or at most allowed to go on to {most} iterations.",
+        "Raise reconstruct.refine.max_iterations.",
+    )
+
+
+def _angstrom(value: float | None) -> str:
+    return "no shell" if value is None else f"{value:.1f} Å"

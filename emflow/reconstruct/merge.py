@@ -1,0 +1,109 @@
+"""From half maps to the maps that people look at: raw halves at given poses, the filtered mean, its mask."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from emflow.em.fsc import first_below, radial_average, shell_index
+from emflow.em.masks import soft_sphere, solvent_mask
+from emflow.em.search import WeightedImages
+from emflow.em.slices import HalfPlane, complex_product
+from emflow.em.wiener import Accumulator
+from emflow.reconstruct.agreement import Agreement
+from emflow.reconstruct.images import ImageSet
+
+GUINIER_FROM_ANGSTROM = 10.0
+"""The fall-off of protein follows Wilson's statistics from here on (Rosenthal and Henderson 2003)."""
+
+
+def accumulate(
+    images: ImageSet,
+    rows: Tensor,
+    rotations: Tensor,
+    shifts_px: Tensor,
+    noise: Tensor,
+    plane: HalfPlane,
+    symmetry: str,
+) -> Accumulator:
+    """Sums of images at their poses, weighted by their noise (G, S): to be solved for a map."""
+    sums = Accumulator(images.box, float(plane.radius[-1]), 2, symmetry, images.device)
+    inverse = 1 / noise[:, plane.shell].clamp(min=1e-20)
+    at = 0
+    for part, transforms, ctf in images.batches(rows, plane):
+        here = slice(at, at + len(part))
+        at += len(part)
+        weighted = WeightedImages.make(transforms, ctf, inverse[images.group[part].to(images.device)])
+        phases = plane.phases(shifts_px[here].to(images.device))
+        centred = complex_product(weighted.data, phases)
+        sums.add(centred, weighted.power, rotations[here].to(images.device), plane)
+    return sums
+
+
+def merge(
+    half1: Tensor, half2: Tensor, curve: Tensor, voxel_size_angstrom: float, bfactor_angstrom2: float | None
+) -> tuple[Tensor, float]:
+    """Mean of two raw half maps, each shell weighted by √(2F/(1 + F)) to where F falls below 0.143, sharpened.
+
+    Parameters
+    ----------
+    half1, half2
+        Shape (n, n, n).
+    curve
+        FSC of the halves, (S,).
+    voxel_size_angstrom
+        Voxel size.
+    bfactor_angstrom2
+        Applied as exp(−B/4·s²), negative to sharpen; None fits it (Guinier plot) where the map reaches
+        beyond 10 Å by a third, and is 0 elsewhere.
+
+    Returns
+    -------
+    The map, and the B factor applied.
+
+    Source: P. B. Rosenthal & R. Henderson, J. Mol. Biol. 333 (2003) 721.
+    """
+    n = half1.shape[-1]
+    index = shell_index(n, device=half1.device)
+    shell = first_below(curve, 0.143)
+    last = (len(curve) if shell is None else shell) - 1
+    positive = curve.clamp(0, 1).to(half1.device)
+    weight = torch.sqrt(2 * positive / (1 + positive))
+    weight[last + 1 :] = 0
+    spectrum = torch.fft.rfftn(0.5 * (half1 + half2))
+    extent = n * voxel_size_angstrom
+    bfactor = bfactor_angstrom2
+    if bfactor is None:
+        bfactor = _guinier(spectrum, weight, index, last, extent)
+    s2 = (torch.arange(len(weight), device=weight.device) / extent) ** 2
+    weight = weight * torch.exp(-bfactor / 4 * s2)
+    padded = torch.nn.functional.pad(weight, (0, 1)).float()  # the corners' shell
+    return torch.fft.irfftn(spectrum * padded[index], s=(n, n, n)), bfactor
+
+
+def _guinier(spectrum: Tensor, weight: Tensor, index: Tensor, last: int, extent: float) -> float:
+    """B factor that levels the fall-off of the weighted amplitudes: 4 × the slope of ln⟨|F|⟩ against s²."""
+    first = math.ceil(extent / GUINIER_FROM_ANGSTROM)
+    if last < 1.33 * first or last - first < 4:
+        return 0.0
+    amplitude = radial_average(spectrum.abs(), index)[first : last + 1] * weight[first : last + 1]
+    s2 = (torch.arange(first, last + 1, device=amplitude.device) / extent).double() ** 2
+    usable = amplitude > 0
+    x, y = s2[usable], amplitude[usable].log()
+    slope = ((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum()
+    return round(min(0.0, 4 * float(slope)), 1)
+
+
+def particle_mask(volume: Tensor, agreement: Agreement) -> Tensor:
+    """Soft solvent mask of the halves' mean; the particle's sphere where no structure was found."""
+    voxel, claim = agreement.voxel_size_angstrom, agreement.claim_angstrom
+    edge = max(12.0, 5 * voxel)
+    radius_px = min(0.55 * agreement.diameter_angstrom / voxel, volume.shape[-1] / 2 - 3)
+    sphere = soft_sphere(volume.shape[-1], radius_px, edge / voxel, device=volume.device)
+    if claim is None:
+        return sphere
+    lowpass = max(15.0, 1.5 * claim)
+    found = solvent_mask(volume * sphere, voxel, lowpass_angstrom=lowpass, edge_angstrom=edge)
+    return found.mask if found.found else sphere

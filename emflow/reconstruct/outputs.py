@@ -1,0 +1,99 @@
+"""Write what the reconstruction commands leave: maps, particles, curves, figures, verdicts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from emflow.em.poses import matrix_to_euler, wrap_degrees
+from emflow.io.mrc import UNRESTORED_LABEL, write_mrc
+from emflow.io.particles import Particles
+from emflow.io.record import verdict, write_metrics, write_verdicts
+from emflow.io.star import write_star
+from emflow.reconstruct.agreement import Agreement
+from emflow.reconstruct.judge import Judgement
+
+EMPTY_BOX = 16
+"""Side of the empty maps of a set without particles."""
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Maps of a reconstruction, (n, n, n)."""
+
+    half1: Tensor
+    half2: Tensor
+    merged: Tensor
+    mask: Tensor
+    voxel_size_angstrom: float
+
+
+def pose_columns(rotations: Tensor, shifts_px: Tensor, pixel_size_angstrom: float) -> dict[str, list[str]]:
+    """RELION's columns of poses, as text: (N, 3, 3) and (N, 2)."""
+    angles = matrix_to_euler(rotations.double())
+    angles[:, 0] = wrap_degrees(angles[:, 0])
+    angles[:, 2] = wrap_degrees(angles[:, 2])
+    origins = shifts_px.double() * pixel_size_angstrom
+    columns = torch.cat([angles, origins], 1).numpy()
+    names = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "rlnOriginYAngst")
+    return {name: [f"{v:.5f}" for v in columns[:, i]] for i, name in enumerate(names)}
+
+
+def with_columns(particles: Particles, columns: dict[str, list[str]]) -> pd.DataFrame:
+    """The particle table with new columns; all others stay as they came."""
+    return particles.table.assign(**columns).astype(object)
+
+
+def fsc_tables(agreement: Agreement) -> dict[str, pd.DataFrame]:
+    """FSC curves in RELION's columns, and that without the spherical part."""
+    extent = agreement.box * agreement.voxel_size_angstrom
+    shells = np.arange(len(agreement.whole))
+    table = pd.DataFrame(
+        {
+            "rlnSpectralIndex": shells,
+            "rlnResolution": shells / extent,
+            "rlnAngstromResolution": [extent / i if i else 999.0 for i in shells],
+            "rlnFourierShellCorrelationUnmaskedMaps": agreement.whole.numpy(),
+            "emflowFourierShellCorrelationAspherical": agreement.aspherical.numpy(),
+        }
+    )
+    return {"fsc": table}
+
+
+def write_maps(out: Path, maps: Maps) -> None:
+    """Write the four maps; the halves carry the mark of unrestored pixels."""
+    voxel = maps.voxel_size_angstrom
+    for name, volume in (("half1", maps.half1), ("half2", maps.half2)):
+        write_mrc(out / f"{name}.mrc", volume.cpu().numpy(), voxel, labels=(UNRESTORED_LABEL,))
+    write_mrc(out / "map.mrc", maps.merged.cpu().numpy(), voxel)
+    write_mrc(out / "mask.mrc", maps.mask.cpu().numpy(), voxel)
+
+
+def write_results(
+    out: Path,
+    tables: dict[str, pd.DataFrame],
+    metrics: dict[str, float | int | None],
+    judgements: list[Judgement],
+    curves: dict[str, pd.DataFrame],
+) -> None:
+    """Write curves, figures, verdicts and, last, the particles."""
+    write_star(out / "fsc.star", curves)
+    write_metrics(out / "metrics.json", metrics)
+    write_verdicts(out / "verdicts.json", [verdict(*judgement) for judgement in judgements])
+    write_star(out / "particles.star", tables)
+
+
+def write_empty(out: Path, particles: Particles, judgements: list[Judgement]) -> None:
+    """Write empty maps for a set with too few particles."""
+    nothing = torch.zeros(EMPTY_BOX, EMPTY_BOX, EMPTY_BOX)
+    voxel = particles.common_facts().pixel_size_angstrom if len(particles) else 1.0
+    write_maps(out, Maps(nothing, nothing, nothing, nothing, voxel))
+    columns = pd.Index(["rlnSpectralIndex", "rlnResolution", "rlnFourierShellCorrelationUnmaskedMaps"])
+    metrics: dict[str, float | int | None] = {"particles": len(particles), "resolution_angstrom": None}
+    tables = {"optics": particles.optics, "particles": particles.table}
+    write_results(out, tables, metrics, judgements, {"fsc": pd.DataFrame([], columns=columns)})

@@ -1,0 +1,321 @@
+"""Refinement in two halves that share nothing but the particle table and the frame.
+
+Each half starts from its own first map. An iteration finds the poses of a half's particles against that
+half's map (globally at first, then around the last pose, in growing bands), reconstructs it, and updates
+its noise. The FSC between the raw half maps then regularises both (Scheres 2012, J. Struct. Biol. 180,
+519) and sets the band of the next iteration. No map, mask or noise estimate of one half reaches the other.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from emflow.device import generator
+from emflow.em.frames import align_nearby
+from emflow.em.fsc import first_below, fsc
+from emflow.em.grids import local_rotations, orientation_grid, shift_grid
+from emflow.em.masks import soft_sphere, solvent_mask
+from emflow.em.poses import angular_distance_deg, quaternion_to_matrix
+from emflow.em.search import Poses, References, search_globally, search_locally
+from emflow.em.slices import Spectrum, complex_product, volume_spectrum
+from emflow.em.symmetry import symmetry_operators
+from emflow.em.volume_align import align_poses
+from emflow.em.wiener import Accumulator, fsc_to_ssnr
+from emflow.reconstruct.config import ReconstructRefine
+from emflow.reconstruct.images import ImageSet, noise_spectra, shell_means, spread, weigh
+from emflow.reconstruct.merge import accumulate
+
+log = logging.getLogger("emflow")
+
+SPACING = 1.57
+"""Spacing of the global grid in units of resolution/diameter."""
+FINAL_STEP = 0.25
+"""Last angular step, in the same units."""
+FIRST_BAND_DIAMETERS = 8.0
+"""The global search uses detail down to the diameter over this, times the cube root of the symmetry's order."""
+
+
+@dataclass
+class HalfState:
+    """What one half knows after an iteration."""
+
+    rows: Tensor
+    volume: Tensor
+    """Reference: regularised and masked, (n, n, n)."""
+    noise: Tensor
+    """(G, S) to Nyquist."""
+    rotations: Tensor
+    """A of each particle, (n, 3, 3), on the CPU."""
+    shifts_px: Tensor
+    """(n, 2), on the CPU."""
+    probability: Tensor
+    """Posterior probability of the pose among those compared last, (n,), on the CPU."""
+
+
+@dataclass
+class State:
+    """Both halves, and the way so far: all that a checkpoint holds."""
+
+    halves: tuple[HalfState, HalfState]
+    fsc: Tensor
+    """FSC of the raw half maps, as it is inside the particle; (S,), float64, on the CPU."""
+    filling: float = 1.0
+    """Part of the sphere that the particle fills, by the halves' own masks."""
+    iteration: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    finished: bool = False
+
+
+class Refinement:
+    """The iterations."""
+
+    def __init__(self, images: ImageSet, diameter_angstrom: float, cfg: ReconstructRefine) -> None:
+        """Prepare what does not change."""
+        self.images, self.cfg, self.device = images, cfg, images.device
+        self.diameter_px = diameter_angstrom / images.pixel_size_angstrom
+        order = len(symmetry_operators(cfg.symmetry))
+        self.plane = images.plane(images.box / 2)
+        self.nyquist = float(self.plane.radius[-1])
+        first = FIRST_BAND_DIAMETERS * order ** (1 / 3) * images.box / self.diameter_px
+        self.first_band = min(first, self.nyquist)
+        self.sphere = soft_sphere(
+            images.box, 0.55 * self.diameter_px, max(4.0, self.diameter_px / 16), device=self.device
+        )
+
+    def spacing_deg(self, band: float) -> float:
+        """Spacing of orientations that a band asks for."""
+        return math.degrees(SPACING * self.images.box / band / self.diameter_px)
+
+    def begin(self, volumes: tuple[Tensor, Tensor], curve: Tensor) -> State:
+        """State before the first iteration: each half's first map, and their FSC."""
+        halves = []
+        for number, volume in enumerate(volumes, start=1):
+            rows = self.images.rows(number)
+            halves.append(
+                HalfState(
+                    rows,
+                    volume.to(self.device) * self.sphere,
+                    noise_spectra(self.images, rows, self.plane),
+                    torch.eye(3).expand(len(rows), 3, 3).clone(),
+                    torch.zeros(len(rows), 2),
+                    torch.zeros(len(rows)),
+                )
+            )
+        return State((halves[0], halves[1]), curve)
+
+    def run(self, state: State, keep: Callable[[State], None] = lambda state: None) -> State:
+        """Iterate until nothing improves; ``keep`` is called after every iteration."""
+        while not state.finished:
+            state = self.iterate(state)
+            keep(state)
+        return state
+
+    def iterate(self, state: State) -> State:
+        """One iteration of both halves."""
+        band = self.band(state)
+        everywhere = state.iteration < self.cfg.global_iterations
+        found = []
+        for number, half in enumerate(state.halves):
+            random = generator(self.cfg.seed, number + 1, state.iteration)
+            poses = self.find_poses(half, band, everywhere, random)
+            found.append(poses)
+        sums = [self.accumulate(half) for half, _ in found]
+        raw = [s.solve() for s in sums]
+        curve = self.compare(raw, state.filling)
+        references = [self.regularise(s, curve) for s in sums]
+        moved = self.bring_back(found[1][0], [volume for volume, _ in references])
+        if moved:
+            sums[1] = self.accumulate(found[1][0])
+            raw[1] = sums[1].solve()
+            curve = self.compare(raw, state.filling)
+            references = [self.regularise(s, curve) for s in sums]
+        for (half, _), (reference, _) in zip(found, references, strict=True):
+            half.volume = reference
+        filling = max(share for _, share in references)
+        change = [c for _, c in found]
+        entry = {
+            "iteration": state.iteration + 1,
+            "band": band,
+            "shell": self.last_shell(curve),
+            "pose_change_deg": float(torch.cat(change).median()),
+            "realigned": float(moved),
+        }
+        history = [*state.history, entry]
+        log.info(
+            "iteration %d: %s, band %.1f Å, FSC 0.143 at %.2f Å, poses moved by %.2f°",
+            entry["iteration"],
+            "global" if everywhere else "local",
+            self.extent / band,
+            self.extent / max(entry["shell"], 1),
+            entry["pose_change_deg"],
+        )
+        new = State((found[0][0], found[1][0]), curve, filling, state.iteration + 1, history)
+        new.finished = self.converged(new)
+        return new
+
+    @property
+    def extent(self) -> float:
+        """Side of the box, in ångström: shell i stands at extent/i."""
+        return self.images.box * self.images.pixel_size_angstrom
+
+    def last_shell(self, curve: Tensor) -> int:
+        """Last shell before the FSC first falls below 0.143."""
+        shell = first_below(curve, 0.143)
+        return (len(curve) if shell is None else shell) - 1
+
+    def band(self, state: State) -> float:
+        """Band of the next iteration: a little beyond where the halves agree, never by leaps."""
+        agreed = self.last_shell(state.fsc)
+        limit = 1.6 * state.history[-1]["band"] if state.history else 1.5 * self.first_band
+        return min(max(agreed + 2.0, 0.6 * self.first_band), limit, self.nyquist)
+
+    def find_poses(
+        self, half: HalfState, band: float, everywhere: bool, random: torch.Generator
+    ) -> tuple[HalfState, Tensor]:
+        """Poses of a half's particles against its own map; also its new noise. Second: by how much they moved."""
+        plane = self.plane.within(band)
+        spectrum = volume_spectrum(half.volume, band)
+        coarse = self.plane.within(min(self.first_band, band))
+        coarse_band = float(coarse.radius[-1])
+        spacing = self.spacing_deg(coarse_band)
+        references = None
+        reach = self.cfg.shift_fraction * self.diameter_px
+        if everywhere:
+            q = torch.randn(1, 4, generator=random)
+            grid = quaternion_to_matrix(q / q.norm())[0] @ orientation_grid(spacing, self.cfg.symmetry)
+            references = References.make(spectrum, grid.to(self.device), coarse)
+        levels = self.levels(band, coarse_band, everywhere)
+        groups = half.noise.shape[0]
+        sums = torch.zeros(half.noise.shape, dtype=torch.float64, device=self.device)
+        counts = torch.zeros(groups, dtype=torch.float64, device=self.device)
+        out: list[tuple[Tensor, Tensor, Tensor]] = []
+        at = 0
+        for part, transforms, ctf in self.images.batches(half.rows, self.plane):
+            group = self.images.group[part]
+            weighted = weigh(transforms, ctf, half.noise, group, self.plane)
+            here = slice(at, at + len(part))
+            at += len(part)
+            if references is not None:
+                shifts = shift_grid(reach, reach / 3).to(self.device)
+                near = weighted.within(len(coarse))
+                poses = search_globally(near, references, coarse, shifts, 8)
+            else:
+                poses = Poses(
+                    half.rotations[here, None].to(self.device),
+                    half.shifts_px[here, None].to(self.device),
+                    torch.zeros(len(part), 1, device=self.device),
+                )
+            for level_band, step, keep in levels:
+                level = self.plane.within(level_band)
+                turns = local_rotations(step).to(self.device)
+                move = math.radians(step) * self.diameter_px / 4
+                moves = shift_grid(move, move).to(self.device)
+                poses = search_locally(
+                    weighted.within(len(level)), spectrum, level, poses, turns, moves, keep
+                )
+            self._residual(transforms, ctf, poses, spectrum, band, group, sums, counts)
+            probability = torch.softmax(poses.scores, 1)[:, 0]
+            out.append((poses.rotations[:, 0].cpu(), poses.shifts_px[:, 0].cpu(), probability.cpu()))
+        del plane
+        rotations, shifts, probability = (torch.cat(parts) for parts in zip(*out, strict=True))
+        group_operators = symmetry_operators(self.cfg.symmetry).float()
+        change = angular_distance_deg(rotations[:, None], half.rotations[:, None] @ group_operators).amin(1)
+        new = HalfState(half.rows, half.volume, spread(sums, counts), rotations, shifts, probability)
+        return new, change
+
+    def levels(self, band: float, coarse_band: float, everywhere: bool) -> list[tuple[float, float, int]]:
+        """Band, angular step and candidates kept of each level of the local search."""
+        last = self.spacing_deg(band) / SPACING * FINAL_STEP
+        first = self.spacing_deg(coarse_band) / 2 if everywhere else 4 * last
+        count = max(2, math.ceil(math.log2(max(first / last, 1.0))) + 1)
+        levels = []
+        for i in range(count):
+            share = i / (count - 1)
+            level_band = (
+                band if not everywhere else coarse_band + (band - coarse_band) * min(1.0, 1.5 * share)
+            )
+            keep = (max(2, 4 - i) if everywhere else 2) if i < count - 1 else 15
+            levels.append((max(level_band, min(coarse_band, band)), first / 2**i, keep))
+        return levels
+
+    def _residual(
+        self,
+        transforms: Tensor,
+        ctf: Tensor,
+        poses: Poses,
+        spectrum: Spectrum,
+        band: float,
+        group: Tensor,
+        sums: Tensor,
+        counts: Tensor,
+    ) -> None:
+        """Add the power of what the best pose leaves unexplained."""
+        inside = self.plane.within(band)
+        n = len(inside)
+        predicted = spectrum.slices(poses.rotations[:, 0], inside) * ctf[:, None, :n]
+        predicted = complex_product(predicted, inside.phases(-poses.shifts_px[:, 0]))
+        left = transforms.clone()
+        left[:, :, :n] -= predicted
+        group = group.to(self.device)
+        sums.index_add_(0, group, shell_means(left.square().sum(1), self.plane).double())
+        counts.index_add_(0, group, torch.ones_like(group, dtype=torch.float64))
+
+    def accumulate(self, half: HalfState) -> Accumulator:
+        """Sums of a half's images at their poses, to Nyquist."""
+        return accumulate(
+            self.images, half.rows, half.rotations, half.shifts_px, half.noise, self.plane, self.cfg.symmetry
+        )
+
+    def compare(self, raw: list[Tensor], filling: float) -> Tensor:
+        """FSC of the raw half maps within the sphere, carried over to the part of it that is particle.
+
+        The sphere holds all of the signal and 1/filling times the particle's noise: with the SSNR raised by
+        that factor F becomes F/(F + filling·(1 − F)). No mask touches the maps, so none can raise the FSC.
+        """
+        curve = fsc(raw[0] * self.sphere, raw[1] * self.sphere).cpu()
+        return torch.where(curve > 0, curve / (curve + filling * (1 - curve)), curve)
+
+    def regularise(self, sums: Accumulator, curve: Tensor) -> tuple[Tensor, float]:
+        """Reference of a half, Wiener-filtered and within its own mask; the part of the sphere that it fills."""
+        shell = self.last_shell(curve)
+        cut = curve.clone()
+        cut[min(shell + 3, len(cut)) :] = 0
+        volume = sums.solve(fsc_to_ssnr(cut).float().to(self.device)) * self.sphere
+        if shell < 1.5 * self.first_band or not self.cfg.solvent_mask:
+            return volume, 1.0
+        found = solvent_mask(
+            volume, self.images.pixel_size_angstrom, lowpass_angstrom=max(12.0, 1.5 * self.extent / shell)
+        )
+        if not found.found:
+            return volume, 1.0
+        return volume * found.mask, min(1.0, float(found.mask.sum() / self.sphere.sum()))
+
+    def bring_back(self, half2: HalfState, references: list[Tensor]) -> bool:
+        """Undo a drift of half 2's frame against half 1's; whether there was one worth mending."""
+        band = max(8, min(24, self.images.box // 2 - 3))
+        alignment = align_nearby(references[1], references[0], self.cfg.symmetry, band)
+        if alignment is None:
+            return False
+        angle = float(angular_distance_deg(alignment.rotation, torch.eye(3).double()))
+        if angle < 0.1 and float(alignment.shift.norm()) < 0.05:
+            return False
+        half2.rotations, half2.shifts_px = align_poses(half2.rotations, half2.shifts_px, alignment)
+        return True
+
+    def converged(self, state: State) -> bool:
+        """Whether a local iteration has brought no finer shell and moved hardly any pose, or there were enough."""
+        if state.iteration >= self.cfg.max_iterations:
+            return True
+        shells = [entry["shell"] for entry in state.history]
+        last = state.history[-1]
+        still = last["pose_change_deg"] < self.spacing_deg(last["band"]) / SPACING * FINAL_STEP
+        stuck = len(shells) > 3 and max(shells[-2:]) <= max(shells[:-2])
+        return (
+            state.iteration > self.cfg.global_iterations and last["shell"] <= shells[-2] and (still or stuck)
+        )
