@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 import shutil
@@ -27,6 +28,8 @@ class Workspace:
     def __init__(self, folder: Path, config: dict[str, object]) -> None:
         self.folder = folder
         self.config = config
+        self.numbers = itertools.count()
+        self.logs: dict[int, Path] = {}
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("Snakefile", "workflow", "profiles", "envs", "slurm", "config"):
             if not (folder / name).exists():
@@ -42,23 +45,26 @@ class Workspace:
         shutil.copytree(self.folder, folder, symlinks=True)
         return Workspace(folder, self.config)
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        """Start a command of this environment here."""
+    def start(self, *words: str) -> subprocess.Popen[bytes]:
+        """Start a command of this environment here; what it says goes to a file, since a full pipe would stop it."""
         command = [str(BIN / words[0]), *words[1:]]
         environment = {key: value for key, value in os.environ.items() if not key.startswith("EMFLOW_")}
-        return subprocess.Popen(
-            command,
-            cwd=self.folder,
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+        with open(self.folder / f"said-{next(self.numbers)}.txt", "wb") as log:
+            process = subprocess.Popen(
+                command, cwd=self.folder, env=environment, stdout=log, stderr=subprocess.STDOUT
+            )
+        self.logs[process.pid] = Path(log.name)
+        return process
+
+    def said(self, process: subprocess.Popen[bytes]) -> str:
+        """Wait for the end of a command; return what it said."""
+        process.wait()
+        return self.logs[process.pid].read_text()
 
     def call(self, *words: str, code: int = 0) -> str:
         """Run a command here to its end; return what it said."""
         with self.start(*words) as process:
-            said, _ = process.communicate()
+            said = self.said(process)
         assert process.returncode == code, said
         return said
 
@@ -83,15 +89,14 @@ class Workspace:
         return {rule: int(count) for rule, count in found if rule not in ("job", "all")}
 
     def wait_for(
-        self, what: Callable[[], object], process: subprocess.Popen[str], seconds: float = 300.0
+        self, what: Callable[[], object], process: subprocess.Popen[bytes], seconds: float = 300.0
     ) -> None:
         """Wait until something is true; fail with what the process said if it ends before."""
         deadline = time.monotonic() + seconds
         while not what():
             if process.poll() is not None or time.monotonic() > deadline:
                 process.kill()
-                said, _ = process.communicate()
-                pytest.fail(f"did not happen:\n{said[-3000:]}")
+                pytest.fail(f"did not happen:\n{self.said(process)[-3000:]}")
             time.sleep(0.02)
 
     def digests(self) -> dict[str, str]:
