@@ -10,30 +10,51 @@ import sys
 from pathlib import Path
 from typing import Any
 
-SECTIONS = (
-    "session", "ctf", "pick", "extract", "reconstruct.abinitio", "reconstruct.refine", "validate", "truth",
-    "simulation", "cost",
-)  # fmt: skip
-"""Sections of summary.json, in the order of the chain."""
+MAIN = {
+    "session": "micrographs accepted set_aside",
+    "ctf": "defocus_median_um fit_resolution_median_angstrom",
+    "pick": "picks picks_per_micrograph_median",
+    "extract": "particles box_px pixel_size_angstrom",
+    "reconstruct.abinitio": "resolution_angstrom",
+    "reconstruct.refine": "particles iterations resolution_whole_angstrom",
+    "validate": "resolution_angstrom resolution_fsc05_angstrom",
+    "simulation": "n_micrographs n_particles snr_in_box defocus_min_um defocus_max_um n_carbon_micrographs",
+    "truth": "pick_precision pick_recall pick_f1 ctf_defocus_error_median_angstrom refine_pose_error_median_deg "
+    "refine_map_to_truth_fsc05_angstrom refine_attainable_fsc05_angstrom refine_over_attainable_ratio "
+    "halves_over_truth_ratio",
+    "cost": "jobs cpu_s peak_memory_mb",
+}
+"""The main figures of each section of summary.json; the rest stands on the page."""
 
 
 def lines(summary: dict[str, dict[str, Any]]) -> list[str]:
-    """Return the numbers of each section, one a line, aligned."""
+    """Return the main figures of each section, one a line, aligned."""
     found = []
-    for section in (name for name in SECTIONS if summary.get(name)):
-        found.append(f"{section}")
-        for name, value in summary[section].items():
-            if isinstance(value, float):
-                value = f"{value:.4g}"
-            if isinstance(value, (int, str)):
-                found.append(f"  {name:<45} {value}")
+    for section, names in MAIN.items():
+        numbers = summary.get(section, {})
+        told = [(name, numbers[name]) for name in names.split() if numbers.get(name) is not None]
+        if told:
+            found.append(section)
+        found += [
+            f"  {name:<40} {value if isinstance(value, int) else f'{value:.4g}'}" for name, value in told
+        ]
     return found
+
+
+def doubts(verdicts: list[dict[str, str]]) -> list[str]:
+    """Return the verdicts that did not pass: a resolution is not to be read without them."""
+    return [
+        f"{row['verdict']}: {row['question']} {row['evidence']}"
+        for row in verdicts
+        if row["verdict"] != "pass"
+    ]
 
 
 def main(project: Path) -> None:
     """Print the figures of a project's summary.json, and the path of its page."""
     summary = json.loads((project / "report" / "summary.json").read_text(encoding="utf-8"))
-    print("\n".join(lines(summary)))
+    verdicts = json.loads((project / "validate" / "verdicts.json").read_text(encoding="utf-8"))
+    print("\n".join([*lines(summary), "", *doubts(verdicts)]))
     print(f"\nThe page: {(project / 'report' / 'index.html').resolve()}")
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from emflow.config import load_settings
-from emflow.project import command, doctor
+from emflow.io.record import verdict
+from emflow.project import command, doctor, figures
 from emflow.project.plan import Step, changed_settings, in_words
 from emflow.step import EmflowError
 
@@ -94,3 +95,23 @@ def test_plan_and_unlock_say_what_is_wrong(tmp_path, monkeypatch):
         command.plan()
     with pytest.raises(EmflowError, match="no such project"):
         command.unlock("nothing")
+
+
+def test_figures_are_never_shown_without_the_verdicts_that_did_not_pass(tmp_path, capsys):
+    for name, content in (
+        ("report/summary.json", {"validate": {"resolution_angstrom": 35.56}, "pick": {"picks": 12345}}),
+        (
+            "validate/verdicts.json",
+            [verdict("Resolved?", "fail", "noise"), verdict("Halves?", "pass", "equal")],
+        ),
+    ):
+        path = tmp_path / name
+        path.parent.mkdir()
+        path.write_text(json.dumps(content))
+    figures.main(tmp_path)
+    said = capsys.readouterr().out
+    assert "35.56" in said
+    assert "12345" in said
+    assert "fail: Resolved? noise" in said
+    assert "Halves?" not in said
+    assert "index.html" in said
