@@ -178,8 +178,8 @@ def _not_extracted(pick: Numbers, extract: Numbers) -> list[tuple[str, int]]:
     picks = pick["picks"]
     reasons = [
         ("on micrographs that were not accepted", picks - pick.get("picks_on_accepted", picks)),
-        ("boxes reach over the edge", extract.get("dropped_outside", 0)),
-        ("have no noise around them", extract.get("dropped_flat", 0)),
+        ("too near to the edge", extract.get("dropped_outside", 0)),
+        ("without noise around them", extract.get("dropped_flat", 0)),
         ("repeated", extract.get("dropped_repeated", 0)),
     ]
     rest = picks - extract["particles"] - sum(count for _, count in reasons)

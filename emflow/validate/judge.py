@@ -189,9 +189,15 @@ def judge_halves(split: HalfSets | None) -> Judgement:
 
 
 def judge_starts(quoted: Sequence[dict[str, str]]) -> Judgement:
-    """Say whether anything is known about how independent the two refinements were."""
+    """Say whether anything is known about how independent the two refinements were.
+
+    Of the reconstruction's verdicts those count whose question is about starts; all, where none is.
+    """
     question = "Is the agreement more than a shared start?"
-    worst = _worst(quoted)
+    about = [
+        row for row in quoted if any(word in row.get("question", "").lower() for word in ("start", "apart"))
+    ]
+    worst = _worst(about or quoted)
     if worst is None:
         return Judgement(
             question,

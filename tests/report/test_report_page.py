@@ -81,7 +81,7 @@ def test_losses_and_verdicts_are_told(project: Path) -> None:
     text = re.sub(r"\s+", " ", Page(make(project)[0]).text)
     assert "2 too few rings" in text
     assert "20 on micrographs that were not accepted" in text
-    assert "7 boxes reach over the edge" in text
+    assert "7 too near to the edge" in text
     assert "3 otherwise not cut out" in text
     assert "5 left out of the refinement" in text
     assert (

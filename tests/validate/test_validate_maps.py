@@ -202,6 +202,11 @@ def test_a_resolution_is_never_better_than_the_reconstructions_verdict(tmp_path:
     assert answer(verdicts, "which resolution")["verdict"] == "fail"
     assert "Only a shell." in answer(verdicts, "which resolution")["evidence"]
     assert answer(verdicts, "shared start")["verdict"] == "fail"
+    apart = {"question": "Did the halves begin apart?", "verdict": "pass", "evidence": "They did."}
+    (folder / "verdicts.json").write_text(json.dumps([{**row, "question": "Do they agree?"}, apart]))
+    _, verdicts = run_on(tmp_path, a, b, reconstruct=folder)
+    assert answer(verdicts, "which resolution")["verdict"] == "fail"
+    assert answer(verdicts, "shared start")["verdict"] == "pass"
     hand = {"question": "Is the hand right?", "verdict": "unknown", "evidence": "Projections do not tell."}
     (folder / "verdicts.json").write_text(json.dumps([{**row, "verdict": "pass"}, hand]))
     _, verdicts = run_on(tmp_path, a, b, reconstruct=folder)
