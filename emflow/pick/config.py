@@ -1,5 +1,50 @@
 """Settings of the pick room."""
 
-from emflow.step import StepConfig
+from pydantic import Field
 
-STEPS: dict[str, type[StepConfig]] = {}
+from emflow.step import OpticsFacts, SpecimenContrast, SpecimenSize, StepConfig
+
+
+class PickApply(OpticsFacts, SpecimenSize, SpecimenContrast):
+    """Find particles in each micrograph with a radial template learnt from that micrograph."""
+
+    diameter_px: float = Field(28.0, ge=12, le=200)
+    """Diameter of the particle in the binned image on which picking works, in its pixels; finer images are binned
+    to it, coarser ones stay as they are."""
+    normalise_diameters: float = Field(1.4, gt=0.2, le=20)
+    """Standard deviation of the Gaussian window of the local mean and deviation, in particle diameters."""
+    rounds: int = Field(3, ge=0, le=20)
+    """Rounds in which the template is learnt again from the best picks; 0 keeps the best of a few soft disks."""
+    min_distance: float = Field(0.6, ge=0.1, le=5)
+    """Smallest distance between two picks, in particle diameters."""
+    edge_distance: float = Field(0.25, ge=0, le=5)
+    """Smallest distance of a pick from the image's border, in particle diameters: at a quarter, 80 % of a round
+    particle is inside."""
+    false_discovery_rate: float = Field(0.05, gt=0, lt=1)
+    """Expected fraction of noise among the picks of a micrograph: this sets the threshold."""
+    min_probability: float = Field(0.5, ge=0, lt=1)
+    """Lowest probability of a pick to be a particle; the threshold obeys this and the false-discovery rate."""
+    mask_contamination: bool = True
+    """Find carbon edges, ice and aggregates, and pick nothing there."""
+    mask_strength: float = Field(8.0, gt=1, le=100)
+    """Steepness or roughness from which something is contamination, in robust deviations from the micrograph's median;
+    never less than twice what its particles have."""
+    mask_margin: float = Field(0.25, ge=0, le=5)
+    """Width by which contamination is grown, in particle diameters."""
+    score_spread: float = Field(2.0, gt=1, le=1000)
+    """Picks whose score differs from the micrograph's median by more than this factor are left out: above it
+    is contamination, below it are fragments and overlaps."""
+
+
+class PickImport(OpticsFacts):
+    """Take somebody's coordinates instead of picking."""
+
+
+class PickScore(StepConfig):
+    """Compare picks with known positions."""
+
+    radius_px: float = Field(15.0, gt=0, le=10000)
+    """A pick is true within this distance of a position that no better pick has taken, in pixels."""
+
+
+STEPS = {"apply": PickApply, "import": PickImport, "score": PickScore}

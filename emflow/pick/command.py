@@ -1,0 +1,199 @@
+"""Commands of the pick room: files in, files out."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from emflow import device as devices
+from emflow.io.image import read_image
+from emflow.io.imported import read_imported_picks
+from emflow.io.journal import Journal, result_key
+from emflow.io.micrographs import Micrographs, for_each, load_micrographs
+from emflow.io.mrc import write_mrc
+from emflow.io.record import Record, write_metrics
+from emflow.io.star import write_star
+from emflow.pick.apply import Picks, pick_micrograph, require_diameter
+from emflow.pick.config import PickApply, PickImport, PickScore
+from emflow.pick.positions import read_positions
+from emflow.pick.score import score_picks
+from emflow.step import EmflowError, Run
+
+log = logging.getLogger("emflow")
+
+PARTICLE_COLUMNS = [
+    "rlnMicrographName",
+    "rlnCoordinateX",
+    "rlnCoordinateY",
+    "rlnAutopickFigureOfMerit",
+    "emflowPickScore",
+    "emflowMicrographId",
+    "emflowParticleId",
+]
+MICROGRAPH_COLUMNS = [
+    "emflowPickCount",
+    "emflowPickThreshold",
+    "emflowPickExpectedFalse",
+    "emflowMaskedFraction",
+]
+MASK_PIXELS = 8
+"""Pixels of a mask image on one particle diameter."""
+
+
+def apply(micrographs: Path, out: Path, /, *, cfg: PickApply = PickApply(), run: Run = Run()) -> None:
+    """Pick particles in each micrograph.
+
+    Parameters
+    ----------
+    micrographs
+        STAR table, folder, glob (in quotes) or image.
+    out
+        STAR table to write: coordinates with their probabilities. Masks of contamination go to ``masks`` beside it,
+        one small image for each micrograph that has any.
+    """
+    device = devices.prepare(run)
+    images = load_micrographs(micrographs, cfg)
+    if len(images):
+        require_diameter(cfg)
+    masks = out.parent / "masks"
+
+    def work(row: int) -> dict[str, Any]:
+        pixels = torch.from_numpy(read_image(images.name(row))).to(device)
+        pixel_size = images.facts(row).pixel_size_angstrom
+        if pixel_size is None:
+            raise EmflowError(f"{images.name(row)}: its pixel size is not known.")
+        try:
+            picks = pick_micrograph(pixels, pixel_size, _dark(images, row, cfg), cfg)
+        except EmflowError as error:
+            raise EmflowError(f"{images.name(row)}: {error}") from None
+        _write_mask(masks / f"{images.identity(row)}.mrc", picks.mask, pixel_size, pixels.shape, cfg)
+        return _as_result(picks)
+
+    def key(row: int) -> str:
+        digest = images.table["emflowDigest"].iloc[row] if "emflowDigest" in images.table else ""
+        parts = (images.name(row), images.identity(row), images.facts(row), digest, _dark(images, row, cfg))
+        return result_key(cfg, *parts)
+
+    with Record("pick.apply", cfg, run, inputs=[micrographs]) as record:
+        if cfg.contrast == "auto" and "emflowContrast" not in images.table:
+            log.info(
+                "The table does not tell the contrast: protein is taken to be dark (--contrast sets it)."
+            )
+        results, set_aside = for_each(images, work, Journal(out.with_name(f".{out.stem}.journal")), key)
+        tables = _tables(images, results)
+        write_star(out, {"optics": images.optics, **tables, "set_aside": set_aside})
+        record.notes = {
+            "micrographs": len(results),
+            "picks": len(tables["particles"]),
+            "set_aside": len(set_aside),
+        }
+
+
+def import_(
+    micrographs: Path, picks: Path, out: Path, /, *, cfg: PickImport = PickImport(), run: Run = Run()
+) -> None:
+    """Take somebody's coordinates instead of picking.
+
+    Parameters
+    ----------
+    micrographs
+        STAR table, folder, glob (in quotes) or image: the micrographs to which they belong.
+    picks
+        Particle STAR, or RELION's list of coordinate files, matched by base name.
+    out
+        STAR table to write.
+    """
+    with Record("pick.import", cfg, run, inputs=[micrographs, picks]) as record:
+        images = load_micrographs(micrographs, cfg)
+        tables = read_imported_picks(picks, images)
+        write_star(out, {"optics": images.optics, **tables})
+        record.notes = {name: len(table) for name, table in tables.items()}
+
+
+def score(
+    picks: Path, positions: Path, out: Path, /, *, cfg: PickScore = PickScore(), run: Run = Run()
+) -> None:
+    """Compare picks with known positions: precision, recall, F1 and the area under the precision-recall curve.
+
+    Parameters
+    ----------
+    picks
+        Particle STAR, CSV, or a folder with one CSV or STAR per micrograph.
+    positions
+        Known positions, likewise. Micrographs that they do not name are left out.
+    out
+        JSON file to write.
+    """
+    with Record("pick.score", cfg, run, inputs=[picks, positions]) as record:
+        metrics = score_picks(read_positions(picks), read_positions(positions), cfg.radius_px)
+        write_metrics(out, metrics)
+        print(json.dumps(metrics, indent=1))
+        record.notes = dict(metrics)
+
+
+def _dark(images: Micrographs, row: int, cfg: PickApply) -> bool:
+    """Whether protein is dark: as set, or as the session found out."""
+    if cfg.contrast != "auto":
+        return cfg.contrast == "dark"
+    found = str(images.table["emflowContrast"].iloc[row]) if "emflowContrast" in images.table else "dark"
+    return found != "bright"
+
+
+def _as_result(picks: Picks) -> dict[str, Any]:
+    """Text of the picks, as it goes into the STAR tables and the journal."""
+    values = [picks.xy_px[:, 0], picks.xy_px[:, 1], picks.probability, picks.score]
+    formats = ("{:.2f}", "{:.2f}", "{:.4f}", "{:.3f}")
+    return {
+        "picks": [
+            [text.format(v) for text, v in zip(formats, row, strict=True)]
+            for row in zip(*values, strict=True)
+        ],
+        "micrograph": [
+            str(len(picks.score)),
+            f"{picks.threshold:.3f}",
+            f"{float((1 - picks.probability).sum()):.2f}",
+            f"{float(picks.mask.mean()):.4f}",
+        ],
+    }
+
+
+def _tables(images: Micrographs, results: dict[int, dict[str, Any]]) -> dict[str, pd.DataFrame]:
+    rows = sorted(results)
+    columns = pd.DataFrame(
+        [results[row]["micrograph"] for row in rows], columns=pd.Index(MICROGRAPH_COLUMNS), dtype=object
+    )
+    names = images.table[["rlnMicrographName", "emflowMicrographId"]].iloc[rows].reset_index(drop=True)
+    particles = [
+        [images.name(row), *pick, images.identity(row), particle_id(images.identity(row), pick[0], pick[1])]
+        for row in rows
+        for pick in results[row]["picks"]
+    ]
+    table = pd.DataFrame(particles, columns=pd.Index(PARTICLE_COLUMNS), dtype=object)
+    if "rlnOpticsGroup" in images.table:
+        group = dict(zip(images.table["emflowMicrographId"], images.table["rlnOpticsGroup"], strict=True))
+        table.insert(1, "rlnOpticsGroup", [group[i] for i in table["emflowMicrographId"]])
+    return {"micrographs": pd.concat([names, columns], axis=1), "particles": table}
+
+
+def particle_id(micrograph_id: str, x: str, y: str) -> str:
+    """Identity of a particle: its micrograph's, and the rounded coordinate."""
+    return f"{micrograph_id}-{round(float(x))}-{round(float(y))}"
+
+
+def _write_mask(path: Path, mask: np.ndarray, pixel_size: float, shape: torch.Size, cfg: PickApply) -> None:
+    """Write a mask as a small image; none where nothing is masked, and none is left from an earlier run."""
+    if not mask.any():
+        path.unlink(missing_ok=True)
+        return
+    diameter = (cfg.diameter_angstrom or 0.0) / pixel_size
+    factor = max(1.0, diameter / MASK_PIXELS)
+    size = (max(1, round(shape[0] / factor)), max(1, round(shape[1] / factor)))
+    small = torch.nn.functional.adaptive_max_pool2d(torch.from_numpy(mask).float()[None, None], size)[0, 0]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_mrc(path, small.numpy(), pixel_size * shape[1] / size[1])
