@@ -48,6 +48,10 @@ class WeightedImages:
         """The first pixels only: a smaller band."""
         return WeightedImages(self.data[:, :, :count], self.power[:, :count])
 
+    def moved(self, phases: Tensor) -> WeightedImages:
+        """Each image moved by its own ``HalfPlane.phases``, (B, 2, M)."""
+        return WeightedImages(complex_product(self.data, phases), self.power)
+
     def shifted(self, phases: Tensor) -> Tensor:
         """C·y/σ² moved by ``HalfPlane.phases``: (B, 2, M) times (T, 2, M) → (B, T, 2, M)."""
         return complex_product(self.data[:, None], phases)
@@ -113,9 +117,9 @@ class Expectation:
     evidence: Tensor
     """Log of the likelihood summed over the grid with equal prior weights, per image: (B,)."""
     orientation: Tensor
-    """Most likely orientation (all shifts taken together) of each image, (B,)."""
+    """Most likely orientation of each image, all shifts taken together, (B,)."""
     shift: Tensor
-    """Most likely shift at that orientation, (B,)."""
+    """Most likely shift, all orientations taken together, (B,)."""
 
 
 def expect(images: WeightedImages, references: References, phases: Tensor) -> Expectation:
@@ -137,9 +141,8 @@ def expect(images: WeightedImages, references: References, phases: Tensor) -> Ex
         scores, peak, total = _posterior(scores)
         evidence.append(peak + torch.log(total) - torch.log(torch.tensor(float(q * t))))
         by_orientation = scores.sum(1)
-        best = by_orientation.argmax(1)
-        orientation.append(best)
-        shift.append(torch.gather(scores, 2, best[:, None, None].expand(-1, t, 1)).squeeze(2).argmax(1))
+        orientation.append(by_orientation.argmax(1))
+        shift.append(scores.sum(2).argmax(1))
         numerator.addmm_(scores.flatten(0, 1).T, moved.flatten(0, 1))
         denominator.addmm_(by_orientation.T, batch.power)
     return Expectation(
@@ -149,6 +152,16 @@ def expect(images: WeightedImages, references: References, phases: Tensor) -> Ex
         torch.cat(orientation),
         torch.cat(shift),
     )
+
+
+def likeliest_shifts(images: WeightedImages, references: References, phases: Tensor) -> Tensor:
+    """Most likely of T shifts for each image, all orientations taken together: indices (B,)."""
+    found = []
+    step = batch_size(len(references) * len(phases), images.data.device)
+    for start in range(0, len(images), step):
+        scores = log_likelihoods(images[start : start + step], references, phases)
+        found.append(torch.logsumexp(scores, 2).argmax(1))
+    return torch.cat(found)
 
 
 def _posterior(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:

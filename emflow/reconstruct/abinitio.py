@@ -11,6 +11,7 @@ the highest likelihood climbs to finer grids and higher bands.
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,7 @@ from emflow.em.search import (
     References,
     WeightedImages,
     expect,
+    likeliest_shifts,
     search_globally,
     search_locally,
 )
@@ -37,10 +39,15 @@ from emflow.reconstruct.images import ImageSet, load_weighted, noise_spectra, we
 log = logging.getLogger("emflow")
 
 SETTLE_ITERATIONS = 3
+CENTRE_ITERATIONS = 12
+FIRST_BAND_DIAMETERS = 5.0
+"""The first band resolves the diameter over this, times the cube root of the symmetry's order."""
 CLIMB = ((1.3, 3), (1.6, 3), (2.0, 2))
 """Bands after the first, in its multiples, and their iterations on all particles."""
 SPACING = 1.57
 """Spacing of orientations in units of resolution/diameter: denser grids were tried and find no more."""
+SHIFT_STEP = 0.25
+"""Finest step of shifts, in units of the resolution."""
 PRIOR_SSNR = 10.0
 """Signal-to-noise ratio that is assumed of the map in every shell."""
 
@@ -85,38 +92,46 @@ class HalfSearch:
         self.images, self.half, self.cfg = images, half, cfg
         self.device = images.device
         self.diameter_px = diameter_angstrom / images.pixel_size_angstrom
-        order = len(symmetry_operators(cfg.symmetry))
-        resolution = cfg.resolution_angstrom or diameter_angstrom / (5 * order ** (1 / 3))
-        self.band = images.box * images.pixel_size_angstrom / resolution
+        self.order = len(symmetry_operators(cfg.symmetry))
+        extent = images.box * images.pixel_size_angstrom
+        self.shape_band = FIRST_BAND_DIAMETERS * extent / diameter_angstrom
+        finest = diameter_angstrom / (FIRST_BAND_DIAMETERS * self.order ** (1 / 3))
+        self.band = extent / (cfg.resolution_angstrom or finest)
         self.rows = images.rows(half)
         drawn = torch.randperm(len(self.rows), generator=generator(cfg.seed, half, 0))[: cfg.max_particles]
         self.plane = images.plane(self.band * CLIMB[-1][0])
+        self.reach_px = cfg.shift_fraction * self.diameter_px
         everything = images.plane(images.box / 2)
         self.noise = noise_spectra(images, self.rows[drawn.sort().values], everything)
         self.weighted = load_weighted(images, self.rows[drawn.sort().values], self.plane, self.noise)
         edge = self.diameter_px / 12
         self.mask = soft_sphere(images.box, 0.55 * self.diameter_px, edge, device=self.device)
 
-    def stage(self, factor: float, turn: Tensor | None = None, finer: float = 1.0) -> Stage:
-        """Grid and band at a multiple of the first band."""
-        plane = self.plane.within(min(self.band * factor, float(self.plane.radius[-1])))
-        resolution_px = self.images.box / float(plane.radius[-1])
-        spacing = torch.rad2deg(torch.tensor(SPACING * resolution_px / self.diameter_px)).item()
-        rotations = orientation_grid(min(spacing, 40.0), self.cfg.symmetry)
+    def stage(self, band: float, reach_px: float, turn: Tensor | None = None) -> Stage:
+        """Grid of orientations and shifts for a band."""
+        plane = self.plane.within(min(band, float(self.plane.radius[-1])))
+        rotations = orientation_grid(min(self.spacing_deg(plane), 40.0), self.cfg.symmetry)
         if turn is not None:  # the same orientations never twice: the grid leaves no mark on the map
             rotations = turn @ rotations
-        reach = self.cfg.shift_fraction * self.diameter_px * finer
-        shifts = shift_grid(reach, max(reach / 2, 1e-3))
+        shifts = shift_grid(reach_px, self.shift_step(plane, reach_px))
         return Stage(plane, rotations.to(self.device), shifts.to(self.device))
+
+    def spacing_deg(self, plane: HalfPlane) -> float:
+        """Spacing of orientations that a band asks for."""
+        return math.degrees(SPACING * self.images.box / float(plane.radius[-1]) / self.diameter_px)
+
+    def shift_step(self, plane: HalfPlane, reach_px: float) -> float:
+        """Step of shifts: half of their reach, unless the band asks for a finer one."""
+        return max(min(reach_px / 2, SHIFT_STEP * self.images.box / float(plane.radius[-1])), 1e-3)
 
     def solve(self, sums: Accumulator) -> Tensor:
         """Next map, within the sphere."""
         shells = int(self.plane.shell[-1]) + 2
         return sums.solve(torch.full((shells,), PRIOR_SSNR)) * self.mask
 
-    def random_map(self, random: torch.Generator) -> Tensor:
-        """Map of the first band from random poses."""
-        plane = self.plane.within(self.band)
+    def random_map(self, random: torch.Generator, band: float) -> Tensor:
+        """Map within a band from random poses."""
+        plane = self.plane.within(band)
         q = torch.randn(len(self.weighted), 4, generator=random)
         rotations = quaternion_to_matrix(q / q.norm(dim=1, keepdim=True)).to(self.device)
         sums = self._empty(plane)
@@ -137,22 +152,48 @@ class HalfSearch:
         sums.add(found.numerator, found.denominator, stage.rotations, stage.plane)
         return self.solve(sums), found
 
-    def explore(self, start: int) -> tuple[Tensor, list[float]]:
-        """Run one random start; return its map and the likelihood's trace, the last settled one last."""
+    def centre(self) -> None:
+        """Centre the particles on their shape alone: picks may sit a good part of the diameter off the centre.
+
+        Done once, at the lowest band and over the whole range, so that the starts need to look nearby only. Where
+        symmetry lets orientations show in finer detail only, the shifts of that range would be far too many.
+        """
+        random = generator(self.cfg.seed, self.half, 3)
+        volume = self.random_map(random, self.shape_band)
+        for _ in range(CENTRE_ITERATIONS):
+            drawn = self._draw(random)
+            stage = self.stage(self.shape_band, self.reach_px, _turn(random))
+            volume, _ = self.iterate(volume, stage, self.weighted[drawn])
+        for factor in (1.0, 1.5, 2.0):
+            stage = self.stage(factor * self.shape_band, self.reach_px, _turn(random))
+            volume, found = self.iterate(volume, stage, self.weighted)
+            self.take_shifts(stage, found)
+
+    def take_shifts(self, stage: Stage, found: Expectation) -> None:
+        """Move every particle by its likeliest shift; what is left to be found is one step."""
+        shifts = stage.shifts_px[found.shift]
+        self.weighted = self.weighted.moved(self.plane.phases(shifts))
+        self.reach_px = self.shift_step(stage.plane, self.reach_px)
+
+    def explore(self, start: int) -> tuple[Tensor, list[float], Expectation]:
+        """Run one random start: its map, the likelihood's trace (the last settled one last), what was found."""
         random = generator(self.cfg.seed, self.half, 1, start)
-        volume = self.random_map(random)
+        volume = self.random_map(random, self.band)
         trace = []
-        count = len(self.weighted)
         for _ in range(self.cfg.n_iterations):
-            drawn = torch.randperm(count, generator=random)[: self.cfg.n_drawn].to(self.device)
-            volume, found = self.iterate(volume, self.stage(1.0, _turn(random)), self.weighted[drawn])
+            stage = self.stage(self.band, self.reach_px, _turn(random))
+            volume, found = self.iterate(volume, stage, self.weighted[self._draw(random)])
             volume = self._recentre(volume)
             trace.append(float(found.evidence.mean()))
         for _ in range(SETTLE_ITERATIONS):
-            volume, found = self.iterate(volume, self.stage(1.0, _turn(random)), self.weighted)
-            volume = self._recentre(volume)
+            stage = self.stage(self.band, self.reach_px, _turn(random))
+            volume, found = self.iterate(volume, stage, self.weighted)
             trace.append(float(found.evidence.mean()))
-        return volume, trace
+        return volume, trace, found
+
+    def _draw(self, random: torch.Generator) -> Tensor:
+        """Some particles."""
+        return torch.randperm(len(self.weighted), generator=random)[: self.cfg.n_drawn].to(self.device)
 
     def _recentre(self, volume: Tensor) -> Tensor:
         """Move the map's weight to the centre, by whole voxels, where the symmetry leaves that free."""
@@ -171,49 +212,62 @@ class HalfSearch:
         random = generator(self.cfg.seed, self.half, 2)
         for factor, iterations in CLIMB:
             for _ in range(iterations):
-                volume, found = self.iterate(volume, self.stage(factor, _turn(random)), self.weighted)
+                stage = self.stage(factor * self.band, self.reach_px, _turn(random))
+                volume, found = self.iterate(volume, stage, self.weighted)
                 trace.append(float(found.evidence.mean()))
+            self.take_shifts(stage, found)
         return volume
 
     def poses(self, volume: Tensor) -> tuple[Tensor, Tensor]:
         """Best pose of every particle of the half-set: rotations and shifts, on the CPU."""
-        stage = self.stage(CLIMB[-2][0])
-        coarse = self.plane.within(float(stage.plane.radius[-1]))
+        full = self.cfg.shift_fraction * self.diameter_px
+        shape = self.stage(min(self.shape_band, self.band), full)
+        reach = self.shift_step(shape.plane, full)
+        fine = self.stage(CLIMB[-2][0] * self.band, reach)
         spectrum = volume_spectrum(volume, float(self.plane.radius[-1]))
-        references = References.make(spectrum, stage.rotations, coarse)
-        spacing = torch.rad2deg(
-            torch.tensor(SPACING * self.images.box / float(coarse.radius[-1]) / self.diameter_px)
-        ).item()
-        step_px = self.cfg.shift_fraction * self.diameter_px / 2
+        shapes = References.make(spectrum, shape.rotations, shape.plane)
+        references = References.make(spectrum, fine.rotations, fine.plane)
+        spacing, step = self.spacing_deg(fine.plane), self.shift_step(fine.plane, reach)
         rotations, shifts = [], []
         for part, transforms, ctf in self.images.batches(self.rows, self.plane):
             weighted = weigh(transforms, ctf, self.noise, self.images.group[part], self.plane)
-            found = search_globally(weighted.within(len(coarse)), references, coarse, stage.shifts_px, 8)
+            near = likeliest_shifts(
+                weighted.within(len(shape.plane)), shapes, shape.plane.phases(shape.shifts_px)
+            )
+            centre = shape.shifts_px[near]
+            weighted = weighted.moved(self.plane.phases(centre))
+            found = search_globally(
+                weighted.within(len(fine.plane)), references, fine.plane, fine.shifts_px, 8
+            )
             for level, keep in ((1, 4), (2, 2), (3, 1)):
-                near = local_rotations(spacing / 2**level).to(self.device)
-                moves = shift_grid(step_px / 2**level, step_px / 2**level).to(self.device)
-                found = search_locally(weighted, spectrum, self.plane, found, near, moves, keep)
+                turns = local_rotations(spacing / 2**level).to(self.device)
+                moves = shift_grid(step / 2**level, step / 2**level).to(self.device)
+                found = search_locally(weighted, spectrum, self.plane, found, turns, moves, keep)
             rotations.append(found.rotations[:, 0].cpu())
-            shifts.append(found.shifts_px[:, 0].cpu())
+            shifts.append((centre + found.shifts_px[:, 0]).cpu())
         return torch.cat(rotations), torch.cat(shifts)
 
     def run(self) -> HalfMap:
         """All starts, the climb of the likeliest, and the poses."""
-        best: tuple[float, Tensor, list[float]] | None = None
+        self.centre()
+        best: tuple[Tensor, list[float], Expectation] | None = None
         evidence = []
         for start in range(self.cfg.n_starts):
-            volume, trace = self.explore(start)
+            volume, trace, found = self.explore(start)
             evidence.append(trace[-1])
             log.info("half %d, start %d: log-likelihood %.3f per particle", self.half, start + 1, trace[-1])
-            if best is None or trace[-1] > best[0]:
-                best = (trace[-1], volume, trace)
+            if best is None or trace[-1] > best[1][-1]:
+                best = (volume, trace, found)
         assert best is not None
-        volume = self.climb(best[1], best[2])
+        volume, trace, found = best
+        self.take_shifts(self.stage(self.band, self.reach_px), found)
+        volume = self.climb(volume, trace)
         rotations, shifts = self.poses(volume)
-        chosen = evidence.index(best[0])
-        return HalfMap(self.rows, rotations, shifts, volume, self.noise, evidence, chosen, best[2])
+        chosen = max(range(len(evidence)), key=evidence.__getitem__)
+        return HalfMap(self.rows, rotations, shifts, volume, self.noise, evidence, chosen, trace)
 
 
 def _turn(random: torch.Generator) -> Tensor:
+    """A random rotation."""
     q = torch.randn(1, 4, generator=random)
     return quaternion_to_matrix(q / q.norm())[0]

@@ -51,6 +51,13 @@ class Agreement:
         return self.significance("aspherical") >= SIGNIFICANT and self.resolution("aspherical") is not None
 
     @property
+    def is_sphere(self) -> bool:
+        """Whether the maps agree on their mean over spheres at least: to finer than a third of the diameter."""
+        whole = self.resolution()
+        clear = self.significance("whole") >= SIGNIFICANT / 2
+        return clear and whole is not None and whole < self.diameter_angstrom / 3
+
+    @property
     def claim_angstrom(self) -> float | None:
         """Resolution that may be claimed: None without agreement beyond the sphere.
 

@@ -19,7 +19,7 @@ class ReconstructAbinitio(SpecimenSize, SpecimenSymmetry):
     """Particles drawn for an iteration: few enough to leave false minima, enough for a map."""
     max_particles: int = Field(4000, ge=50, le=1000000)
     """Particles of a half-set that shape the map, drawn at random; all get poses at the end."""
-    shift_fraction: float = Field(0.08, ge=0, le=0.5)
+    shift_fraction: float = Field(0.2, ge=0, le=0.5)
     """How far off its box's centre a particle may be, in diameters."""
     seed: int = 0
     """Seed of the random starts; each half-set has a stream of its own."""

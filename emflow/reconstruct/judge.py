@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from emflow.reconstruct.agreement import SIGNIFICANT, Agreement
+from emflow.reconstruct.agreement import Agreement
 
 
 class Judgement(NamedTuple):
@@ -42,7 +42,7 @@ def judge_agreement(question: str, agreement: Agreement, sources: str) -> Judgem
         f"FSC 0.143 at {_angstrom(whole)}; without the spherical part at {_angstrom(rest)} "
         f"({agreement.significance('aspherical'):.0f} standard deviations above noise)"
     )
-    if not agreement.found and agreement.significance("whole") >= 2 * SIGNIFICANT:
+    if not agreement.found and agreement.is_sphere:
         return Judgement(
             question,
             "warn",

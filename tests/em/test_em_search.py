@@ -11,6 +11,7 @@ from emflow.em.search import (
     References,
     WeightedImages,
     expect,
+    likeliest_shifts,
     log_likelihoods,
     search_globally,
     search_locally,
@@ -125,5 +126,7 @@ def test_expectation_is_the_posterior_mean() -> None:
     )
     assert torch.allclose(found.denominator, torch.einsum("btq,bm->qm", weight, weighted.power), atol=1e-4)
     assert torch.equal(found.orientation, weight.sum(1).argmax(1))
+    assert torch.equal(found.shift, weight.sum(2).argmax(1))
+    assert torch.equal(likeliest_shifts(weighted, references, phases), found.shift)
     # every image gives all of itself away
     assert torch.allclose(found.denominator.sum(0), weighted.power.sum(0), rtol=1e-3)
