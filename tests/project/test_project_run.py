@@ -64,7 +64,15 @@ def test_a_second_run_has_nothing_to_do_and_writes_nothing(tiny):
         ("ctf={fit: {patch_size: 256}}", {"session_check", "pick_apply"}),
         (
             "sample={symmetry: C2, pixel_size_angstrom: 4.0, diameter_angstrom: 200}",
-            {"session_check", "ctf_fit"},
+            {
+                "session_check",
+                "ctf_fit",
+                "pick_apply",
+                "session_select",
+                "session_join",
+                "extract_run",
+                "extract_join",
+            },
         ),
         ("sample={pixel_size_angstrom: 4.1, diameter_angstrom: 200}", set()),
     ],
