@@ -96,6 +96,12 @@ def judge_resolution(
             " Without the spherically symmetric part little agrees: the map is a ball or a shell so far."
         )
         action = "Do not interpret detail: the orientations are not determined."
+    elif _lingers(curves):
+        answer = "warn"
+        evidence += (
+            " The curve lingers between 0.5 and 0.143: a part of the particles agrees, the rest does not."
+        )
+        action = "Many orientations may be wrong, or the particle moves: look at the directions of view and classify."
     elif curves.last_shell() == len(curves.corrected) - 1:
         answer = "warn"
         evidence += " The curve does not fall before Nyquist: the voxel size sets the limit."
@@ -120,6 +126,12 @@ def _coarse(curves: HalfMapCurves, diameter_angstrom: float | None) -> bool:
     """Whether the agreement ends before a quarter of the particle's diameter."""
     resolution = curves.resolution()
     return resolution is None or (diameter_angstrom is not None and resolution > diameter_angstrom / 4)
+
+
+def _lingers(curves: HalfMapCurves) -> bool:
+    """Whether FSC 0.5 stands at less than half the frequency of FSC 0.143; a sound curve falls within 1.2 to 1.6."""
+    last = curves.last_shell()
+    return last >= 6 and curves.last_shell(threshold=0.5) < last / 2
 
 
 def judge_mask(curves: HalfMapCurves, edge_px: float, description: str) -> Judgement:

@@ -32,18 +32,21 @@ def particle(n: int = N, radius: float = 18, seed: int = 5) -> Tensor:
 
 def halves(crossing_shell: float, seed: int = 1) -> tuple[Tensor, Tensor]:
     """Two noisy copies with noise rising in shells, so that FSC = 0.143 at the given shell."""
+    # S/N falls exponentially; FSC = S/(S+N) = 0.143 where S/N = 1/6
+    return noisy(torch.exp(-(torch.arange(N // 2 + 2) - crossing_shell) / 2.5) / 6, seed)
+
+
+def noisy(signal_to_noise: Tensor, seed: int = 1) -> tuple[Tensor, Tensor]:
+    """Two copies of the particle with noise of a given power in each shell."""
     signal = particle()
     index = shell_index(N)
     spectrum = torch.fft.rfftn(signal)
     power = torch.zeros(N // 2 + 2).index_add_(0, index.reshape(-1), spectrum.abs().square().reshape(-1))
     power = power / torch.zeros(N // 2 + 2).index_add_(0, index.reshape(-1), torch.ones(index.numel()))
-    shells = torch.arange(N // 2 + 2)
-    # S/N falls exponentially; FSC = S/(S+N) = 0.143 where S/N = 1/6
-    ratio = torch.exp(-(shells - crossing_shell) / 2.5) / 6
     maps = []
     for k in (1, 2):
         noise = torch.fft.rfftn(torch.randn(N, N, N, generator=generator(seed, k))) / N**1.5
-        maps.append(signal + torch.fft.irfftn(noise * (power / ratio).sqrt()[index], s=(N, N, N)))
+        maps.append(signal + torch.fft.irfftn(noise * (power / signal_to_noise).sqrt()[index], s=(N, N, N)))
     return maps[0], maps[1]
 
 
@@ -107,6 +110,17 @@ def test_a_shared_shape_is_not_called_a_resolution_of_the_particle(tmp_path: Pat
     assert row["verdict"] == "warn"
     assert ("overall shape" if shape == "blob" else "ball or a shell") in row["evidence"]
     assert abs(metrics["significance_aspherical_sd"]) < 4
+
+
+def test_a_curve_that_lingers_is_not_called_sound(tmp_path: Path) -> None:
+    """As when half of the orientations are wrong: FSC about 0.3 over many shells."""
+    shell = torch.arange(N // 2 + 2)
+    ratio = torch.where(shell < 4, 20.0, torch.where(shell < 16, 0.15, 1e-3))
+    metrics, verdicts = run_on(tmp_path, *noisy(ratio))
+    assert metrics["resolution_fsc05_angstrom"] > 2 * metrics["resolution_angstrom"]
+    row = answer(verdicts, "which resolution")
+    assert row["verdict"] == "warn"
+    assert "lingers" in row["evidence"]
 
 
 def test_empty_half_maps_have_nothing_to_validate(tmp_path: Path) -> None:
