@@ -210,7 +210,12 @@ class HalfSearch:
     def climb(self, volume: Tensor, trace: list[float]) -> Tensor:
         """Higher bands and finer grids, with all particles."""
         random = generator(self.cfg.seed, self.half, 2)
+        reached = 0
         for factor, iterations in CLIMB:
+            pixels = len(self.plane.within(factor * self.band))
+            if pixels == reached:  # the images hold no finer detail
+                break
+            reached = pixels
             for _ in range(iterations):
                 stage = self.stage(factor * self.band, self.reach_px, _turn(random))
                 volume, found = self.iterate(volume, stage, self.weighted)
