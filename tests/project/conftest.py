@@ -18,8 +18,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-NOT_COMPARED = ("records/", "report/", "settings.yaml", "journal", ".lock", "log")
-"""Parts of a project that may differ between equal runs: records, logs, the page, caches."""
+NOT_COMPARED = ("records/", "report/", "settings.yaml")
+"""Parts of a project that may differ between equal runs; so may hidden files (journals, checkpoints, the lock)."""
 
 
 class Workspace:
@@ -104,7 +104,8 @@ class Workspace:
         found = {}
         for path in sorted(self.results.rglob("*")):
             name = str(path.relative_to(self.results))
-            if path.is_file() and not any(part in name for part in NOT_COMPARED):
+            hidden = any(part.startswith(".") for part in name.split("/"))
+            if path.is_file() and not hidden and not name.startswith(NOT_COMPARED):
                 found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
         return found
 
