@@ -162,7 +162,9 @@ def test_noise_alone_gives_no_structure(tmp_path: Path, make_particles: Callable
 
 def test_symmetry_is_used(tmp_path: Path, make_particles: Callable) -> None:
     truth = make_particles(tmp_path, 100, 0.4, "D2")
-    cfg = ReconstructAbinitio(diameter_angstrom=120, symmetry="D2", **{**QUICK, "resolution_angstrom": 30.0, "n_starts": 3})
+    cfg = ReconstructAbinitio(
+        diameter_angstrom=120, symmetry="D2", **{**QUICK, "resolution_angstrom": 30.0, "n_starts": 3}
+    )
     abinitio(truth.star, tmp_path / "out", cfg=cfg, run=RUN)
     half = torch.from_numpy(read_mrc(tmp_path / "out" / "half1.mrc"))[1:, 1:, 1:]
     for axes in ((1, 2), (0, 2), (0, 1)):
