@@ -7,8 +7,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import torch
 
 from emflow import device as devices
@@ -16,34 +14,16 @@ from emflow.io.image import read_image
 from emflow.io.imported import read_imported_picks
 from emflow.io.journal import Journal, result_key
 from emflow.io.micrographs import Micrographs, for_each, load_micrographs
-from emflow.io.mrc import write_mrc
 from emflow.io.record import Record, write_metrics
 from emflow.io.star import write_star
-from emflow.pick.apply import Picks, pick_micrograph, require_diameter
+from emflow.pick.apply import pick_micrograph, require_diameter
 from emflow.pick.config import PickApply, PickImport, PickScore
-from emflow.pick.positions import read_positions
+from emflow.pick.inputs import read_positions
+from emflow.pick.outputs import as_result, pick_tables, write_mask
 from emflow.pick.score import score_picks
 from emflow.step import EmflowError, Run
 
 log = logging.getLogger("emflow")
-
-PARTICLE_COLUMNS = [
-    "rlnMicrographName",
-    "rlnCoordinateX",
-    "rlnCoordinateY",
-    "rlnAutopickFigureOfMerit",
-    "emflowPickScore",
-    "emflowMicrographId",
-    "emflowParticleId",
-]
-MICROGRAPH_COLUMNS = [
-    "emflowPickCount",
-    "emflowPickThreshold",
-    "emflowPickExpectedFalse",
-    "emflowMaskedFraction",
-]
-MASK_PIXELS = 8
-"""Pixels of a mask image on one particle diameter."""
 
 
 def apply(micrographs: Path, out: Path, /, *, cfg: PickApply = PickApply(), run: Run = Run()) -> None:
@@ -72,8 +52,8 @@ def apply(micrographs: Path, out: Path, /, *, cfg: PickApply = PickApply(), run:
             picks = pick_micrograph(pixels, pixel_size, _dark(images, row, cfg), cfg)
         except EmflowError as error:
             raise EmflowError(f"{images.name(row)}: {error}") from None
-        _write_mask(masks / f"{images.identity(row)}.mrc", picks.mask, pixel_size, pixels.shape, cfg)
-        return _as_result(picks)
+        write_mask(masks / f"{images.identity(row)}.mrc", picks.mask, pixel_size, pixels.shape)
+        return as_result(picks)
 
     def key(row: int) -> str:
         digest = images.table["emflowDigest"].iloc[row] if "emflowDigest" in images.table else ""
@@ -86,7 +66,7 @@ def apply(micrographs: Path, out: Path, /, *, cfg: PickApply = PickApply(), run:
                 "The table does not tell the contrast: protein is taken to be dark (--contrast sets it)."
             )
         results, set_aside = for_each(images, work, Journal(out.with_name(f".{out.stem}.journal")), key)
-        tables = _tables(images, results)
+        tables = pick_tables(images, results)
         write_star(out, {"optics": images.optics, **tables, "set_aside": set_aside})
         record.notes = {
             "micrographs": len(results),
@@ -143,57 +123,3 @@ def _dark(images: Micrographs, row: int, cfg: PickApply) -> bool:
         return cfg.contrast == "dark"
     found = str(images.table["emflowContrast"].iloc[row]) if "emflowContrast" in images.table else "dark"
     return found != "bright"
-
-
-def _as_result(picks: Picks) -> dict[str, Any]:
-    """Text of the picks, as it goes into the STAR tables and the journal."""
-    values = [picks.xy_px[:, 0], picks.xy_px[:, 1], picks.probability, picks.score]
-    formats = ("{:.2f}", "{:.2f}", "{:.4f}", "{:.3f}")
-    return {
-        "picks": [
-            [text.format(v) for text, v in zip(formats, row, strict=True)]
-            for row in zip(*values, strict=True)
-        ],
-        "micrograph": [
-            str(len(picks.score)),
-            f"{picks.threshold:.3f}",
-            f"{float((1 - picks.probability).sum()):.2f}",
-            f"{float(picks.mask.mean()):.4f}",
-        ],
-    }
-
-
-def _tables(images: Micrographs, results: dict[int, dict[str, Any]]) -> dict[str, pd.DataFrame]:
-    rows = sorted(results)
-    columns = pd.DataFrame(
-        [results[row]["micrograph"] for row in rows], columns=pd.Index(MICROGRAPH_COLUMNS), dtype=object
-    )
-    names = images.table[["rlnMicrographName", "emflowMicrographId"]].iloc[rows].reset_index(drop=True)
-    particles = [
-        [images.name(row), *pick, images.identity(row), particle_id(images.identity(row), pick[0], pick[1])]
-        for row in rows
-        for pick in results[row]["picks"]
-    ]
-    table = pd.DataFrame(particles, columns=pd.Index(PARTICLE_COLUMNS), dtype=object)
-    if "rlnOpticsGroup" in images.table:
-        group = dict(zip(images.table["emflowMicrographId"], images.table["rlnOpticsGroup"], strict=True))
-        table.insert(1, "rlnOpticsGroup", [group[i] for i in table["emflowMicrographId"]])
-    return {"micrographs": pd.concat([names, columns], axis=1), "particles": table}
-
-
-def particle_id(micrograph_id: str, x: str, y: str) -> str:
-    """Identity of a particle: its micrograph's, and the rounded coordinate."""
-    return f"{micrograph_id}-{round(float(x))}-{round(float(y))}"
-
-
-def _write_mask(path: Path, mask: np.ndarray, pixel_size: float, shape: torch.Size, cfg: PickApply) -> None:
-    """Write a mask as a small image; none where nothing is masked, and none is left from an earlier run."""
-    if not mask.any():
-        path.unlink(missing_ok=True)
-        return
-    diameter = (cfg.diameter_angstrom or 0.0) / pixel_size
-    factor = max(1.0, diameter / MASK_PIXELS)
-    size = (max(1, round(shape[0] / factor)), max(1, round(shape[1] / factor)))
-    small = torch.nn.functional.adaptive_max_pool2d(torch.from_numpy(mask).float()[None, None], size)[0, 0]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_mrc(path, small.numpy(), pixel_size * shape[1] / size[1])
