@@ -146,7 +146,7 @@ def search(scene: Scene, sizes: Sequence[int] = range(len(SIZES))) -> tuple[Foun
     cfg = scene.cfg
     kernels = disks(scene.diameter, scene.image.device)
     tried = {size: scene.find(kernels[size], len(SIZES)) for size in sizes}
-    best = max(tried, key=lambda size: tried[size].excess)
+    best = max(tried, key=lambda size: tried[size].excess(cfg.score_spread))
     good = tried[best].good(cfg.score_spread)
     for _ in range(2):  # a better background gives better whitening, and that a better background
         scene.exclude(good)

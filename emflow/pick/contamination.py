@@ -11,6 +11,8 @@ STEEP_SCALE = 0.25
 """Scale at which steepness is measured: deviation of the Gaussian, in particle diameters."""
 ROUGH_SCALE, POWER_WINDOW = 0.15, 0.35
 """Likewise: details finer than this are rough; the window in which their power is averaged."""
+BORDER = 1
+"""Pixels at the image's border that are not looked at: they were binned from fewer pixels and are noisier."""
 TYPICAL_QUANTILE = 0.8
 """Steep places up to this quantile are taken for particles and noise, not for contamination."""
 CLOSING = 0.25
@@ -50,7 +52,8 @@ def find_contamination(
     -------
     Boolean (y, x), True on contamination.
     """
-    smooth, *features = _features(image.astype(np.float64), diameter)
+    inner = image[BORDER:-BORDER, BORDER:-BORDER].astype(np.float64)
+    smooth, *features = (np.pad(map_, BORDER, mode="edge") for map_ in _features(inner, diameter))
     _, *of_disk = _features(_disk(diameter), diameter)
     edges = np.zeros(image.shape, dtype=bool)
     for feature, response in zip(features, of_disk, strict=True):
@@ -73,9 +76,9 @@ def _disk(diameter: float) -> np.ndarray:
 
 def _features(image: np.ndarray, diameter: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Smoothed image, its steepness, and the power of fine detail."""
-    smooth = ndimage.gaussian_filter(image, STEEP_SCALE * diameter, mode="nearest")
-    fine = image - ndimage.gaussian_filter(image, ROUGH_SCALE * diameter, mode="nearest")
-    power = ndimage.gaussian_filter(fine * fine, POWER_WINDOW * diameter, mode="nearest")
+    smooth = ndimage.gaussian_filter(image, STEEP_SCALE * diameter, mode="reflect")
+    fine = image - ndimage.gaussian_filter(image, ROUGH_SCALE * diameter, mode="reflect")
+    power = ndimage.gaussian_filter(fine * fine, POWER_WINDOW * diameter, mode="reflect")
     return smooth, np.hypot(*np.gradient(smooth)), power
 
 

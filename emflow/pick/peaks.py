@@ -10,7 +10,7 @@ from torch.nn import functional
 
 
 def local_maxima(score: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
-    """Pixels higher than their eight neighbours, where ``allowed``; of equal neighbours the first counts.
+    """Pixels not lower than their eight neighbours, where ``allowed``; of equal neighbours all count.
 
     Returns
     -------

@@ -12,12 +12,14 @@ from torch import Tensor
 from emflow.pick.config import PickApply
 from emflow.pick.crowd import Crowd
 from emflow.pick.filters import correlate, filter_radially, gaussian_blur, matched_filter, noise_spectrum
-from emflow.pick.normalise import normalise_locally
+from emflow.pick.normalise import normalise_locally, remove_trend
 from emflow.pick.peaks import highest_near, local_maxima, refine, suppress
 from emflow.pick.significance import Noise, probabilities, roughness, tail_scale, threshold
 
 NEIGHBOURHOOD, SIDE_LOBES = 0.6, 1.0
 """Radii around a pick that are not background, and that its template's side lobes reach, in diameters."""
+LOWEST_RING = 2
+"""First ring of the spectrum that particles may stand out in: a period of two diameters."""
 FEW = 5
 """Fewer picks than this have no usual score."""
 SCALE, WINDOW = 0.15, 0.35
@@ -59,13 +61,14 @@ class Found:
     noise: Noise
     threshold: float
 
-    @property
-    def excess(self) -> float:
-        """How well the template fits the data: squared heights above what noise would reach once, summed.
+    def excess(self, spread: float) -> float:
+        """How well the template fits: squared heights above what noise would reach once, summed over what is accepted.
 
-        Squared, so that one peak on each particle counts for more than two beside its centre.
+        Squared, so that one peak on each particle counts for more than two beside its centre; the accepted only, so
+        that one ice crystal does not outvote a hundred particles.
         """
-        return float((np.maximum(self.peaks.height - self.noise.level(1.0), 0) ** 2).sum())
+        height = self.good(spread).height
+        return float((np.maximum(height - self.noise.level(1.0), 0) ** 2).sum())
 
     def accepted(self, spread: float) -> np.ndarray:
         """Which peaks are taken: above the threshold, and within a factor of the median of these.
@@ -96,8 +99,8 @@ class Scene:
         self, image: Tensor, mask: np.ndarray, shape: tuple[int, int], diameter: float, cfg: PickApply
     ) -> None:
         """Take the binned image, its contamination, the micrograph's own shape, and the diameter in binned pixels."""
-        self.image, self.diameter, self.cfg = image, diameter, cfg
         self.weight = torch.from_numpy(~mask).to(image)
+        self.image, self.diameter, self.cfg = remove_trend(image, self.weight), diameter, cfg
         self.scale = np.array([shape[1] / image.shape[1], shape[0] / image.shape[0]])
         edge = math.ceil(cfg.edge_distance * diameter)
         inner = torch.zeros_like(self.weight, dtype=torch.bool)
@@ -111,7 +114,12 @@ class Scene:
         """Normalise and whiten by the background as it is known now."""
         sigma = self.cfg.normalise_diameters * self.diameter
         flat = normalise_locally(self.image, self.weight, self.background, sigma)
-        spectrum = noise_spectrum(flat, self.background, 2 * math.ceil(self.diameter))
+        rings = 2 * math.ceil(self.diameter)
+        spectrum = noise_spectrum(flat, self.background, rings)
+        # Waves longer than three diameters are ice, wherever they are. Normalising took some of them away, which
+        # whitening must not bring back.
+        everywhere = noise_spectrum(flat, self.weight, rings)[:LOWEST_RING]
+        spectrum[:LOWEST_RING] = everywhere.clamp_min(float(spectrum[LOWEST_RING]))
         self.white = filter_radially(flat, spectrum.clamp_min(1e-6).rsqrt()) * self.weight
 
     def exclude(self, picks: Peaks) -> None:
