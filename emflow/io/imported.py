@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -13,6 +14,8 @@ from emflow.io.micrographs import SET_ASIDE_COLUMNS, Micrographs
 from emflow.io.particles import PARTICLE_BLOCKS
 from emflow.io.star import Tables, concat, floats, read_star
 from emflow.step import EmflowError
+
+log = logging.getLogger("emflow")
 
 CTF_COLUMNS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift",
                "rlnCtfMaxResolution", "rlnCtfFigureOfMerit", "rlnCtfAstigmatism")  # fmt: skip
@@ -94,7 +97,7 @@ def read_imported_ctf(star: Path, micrographs: Micrographs) -> Tables:
     Raises
     ------
     EmflowError
-        If the table has no defocus, or none of its micrographs is ours.
+        If the table has no defocus.
     """
     tables = read_star(star)
     names = ("micrographs", *PARTICLE_BLOCKS)
@@ -102,7 +105,7 @@ def read_imported_ctf(star: Path, micrographs: Micrographs) -> Tables:
     if block is None:
         raise EmflowError(f"{star}: has no block with the column _rlnDefocusU (micrographs or particles).")
     match = match_by_name(tables[block], micrographs)
-    _some(match, star, micrographs)
+    _warn_without_match(match, star, micrographs)
     table = match.table
     u, v = floats(table, "rlnDefocusU"), floats(table, "rlnDefocusV")
     order = np.lexsort((u + v, match.row))
@@ -118,7 +121,10 @@ def read_imported_ctf(star: Path, micrographs: Micrographs) -> Tables:
         "optics": micrographs.optics,
         "micrographs": ctf,
         "set_aside": _without(
-            micrographs, match.missing, f"{star} holds no CTF for it", "a row with its name"
+            micrographs,
+            match.missing,
+            f"{star} holds no CTF for it",
+            "a row with its name, but for folder and suffix",
         ),
     }
 
@@ -133,7 +139,7 @@ def read_imported_picks(star: Path, micrographs: Micrographs) -> Tables:
     Raises
     ------
     EmflowError
-        If there are no coordinates, or none of the micrographs is ours.
+        If there are no coordinates.
     """
     tables = read_star(star)
     if "coordinate_files" in tables:
@@ -146,7 +152,7 @@ def read_imported_picks(star: Path, micrographs: Micrographs) -> Tables:
     scale = _pixel_sizes(theirs, optics)
     match = match_by_name(theirs.assign(emflowPixel=scale), micrographs)
     if len(theirs):
-        _some(match, star, micrographs)
+        _warn_without_match(match, star, micrographs)
     table = match.table
     ours = {row: micrographs.facts(row).pixel_size_angstrom or 0.0 for row in set(match.row.tolist())}
     factor = np.ones(len(table))
@@ -176,12 +182,15 @@ def read_imported_picks(star: Path, micrographs: Micrographs) -> Tables:
     }
 
 
-def _some(match: Match, star: Path, micrographs: Micrographs) -> None:
+def _warn_without_match(match: Match, star: Path, micrographs: Micrographs) -> None:
+    """No error: the list may be a shard of which their table holds nothing."""
     if not len(match.table) and len(micrographs):
-        theirs = match.unmatched[0] if match.unmatched else "(no row)"
-        raise EmflowError(
-            f"{star}: none of its micrographs is in this list; there '{theirs}', here "
-            f"'{micrographs.name(0)}'. Names must agree but for folder and suffix."
+        log.warning(
+            "%s: none of its micrographs is in this list; there '%s', here '%s'. Names must agree but for folder "
+            "and suffix.",
+            star,
+            match.unmatched[0] if match.unmatched else "(no row)",
+            micrographs.name(0),
         )
 
 

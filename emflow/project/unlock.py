@@ -10,12 +10,13 @@ from pathlib import Path
 
 import psutil
 
+from emflow.io.atomic import remove_partial
 from emflow.project.lock import holder, is_held, snakemake_locks
 from emflow.step import EmflowError
 
 
 def unlock_project(project: str, wait_s: float = 10.0) -> list[Path]:
-    """Remove Snakemake's lock files of a project; return those removed.
+    """Remove Snakemake's lock files of a project, and files half written; return those removed.
 
     Steps of a killed run die within moments of it; they are waited for.
 
@@ -47,6 +48,7 @@ def unlock_project(project: str, wait_s: float = 10.0) -> list[Path]:
     locks = snakemake_locks(project)
     for path in locks:
         path.unlink(missing_ok=True)
+    remove_partial(folder)
     return locks
 
 
@@ -63,7 +65,7 @@ def running_steps(project: str) -> list[tuple[int, str]]:
         except psutil.Error:  # gone, or another user's
             continue
         if any(Path(word).name == "emflow" or word == "emflow.cli" for word in words[:3]) and any(
-            mark in word for word in words
+            mark in f"{word}/" for word in words
         ):
             found.append((process.pid, " ".join(words[1:4])))
     return found

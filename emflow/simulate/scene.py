@@ -142,7 +142,9 @@ def place_particles(
 
 
 def add_images(canvas: Tensor, images: Tensor, corners: Tensor) -> None:
-    """Add images (N, b, b) to a canvas in place, their first pixels at corners (N, 2) x, y."""
+    """Add images (N, b, b) to a canvas in place, their first pixels at corners (N, 2) x, y; what sticks out is cut."""
     box = images.shape[-1]
     for image, (x, y) in zip(images, corners.tolist(), strict=True):
-        canvas[y : y + box, x : x + box] += image
+        left, top = max(-x, 0), max(-y, 0)
+        part = canvas[y + top : max(y + box, 0), x + left : max(x + box, 0)]
+        part += image[top : top + part.shape[0], left : left + part.shape[1]]

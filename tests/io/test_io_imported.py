@@ -78,10 +78,20 @@ def test_ctf_of_particles_becomes_their_median(tmp_path: Path) -> None:
     assert list(table["rlnDefocusU"]) == ["2000"]
 
 
-def test_nothing_in_common_is_an_error(tmp_path: Path) -> None:
+def test_a_shard_without_any_match_is_set_aside_and_said(tmp_path: Path, caplog) -> None:
     write_star(tmp_path / "ctf.star", {"micrographs": theirs("z.mrc", **CTF)})
-    with pytest.raises(EmflowError, match=r"none of its micrographs.*z\.mrc.*a\.mrc"):
-        read_imported_ctf(tmp_path / "ctf.star", ours("a.mrc"))
+    tables = read_imported_ctf(tmp_path / "ctf.star", ours("a.mrc"))
+    assert list(tables["set_aside"]["rlnMicrographName"]) == list(ours("a.mrc").table["rlnMicrographName"])
+    assert not len(tables["micrographs"])
+    assert "z.mrc" in caplog.text
+    assert "Names must agree" in caplog.text
+    write_star(tmp_path / "p.star", {"particles": theirs("z.mrc", **PICKS)})
+    tables = read_imported_picks(tmp_path / "p.star", ours("a.mrc"))
+    assert not len(tables["particles"])
+    assert list(tables["micrographs"]["emflowPickCount"]) == ["0"]
+
+
+def test_a_table_without_defocus_is_an_error(tmp_path: Path) -> None:
     write_star(tmp_path / "none.star", {"micrographs": theirs("a.mrc")})
     with pytest.raises(EmflowError, match="_rlnDefocusU"):
         read_imported_ctf(tmp_path / "none.star", ours("a.mrc"))

@@ -66,10 +66,14 @@ def test_the_lock_goes_with_its_holder_however_it_dies(project, other):
 
 def test_what_a_killed_run_left_is_named_and_can_be_unlocked(project):
     path = _left_by_a_killed_run()
+    half_written = project / "ctf" / ".shard_00001.123.partial.star"
+    half_written.parent.mkdir()
+    half_written.write_text("data_")
     with pytest.raises(EmflowError, match="emflow unlock demo"):
         lock.hold(project)
     assert unlock_project("demo") == [path]
     assert not path.exists()
+    assert not half_written.exists()
     lock.hold(project)
 
 

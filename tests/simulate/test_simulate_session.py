@@ -16,6 +16,7 @@ from emflow.io.star import floats, read_table
 from emflow.simulate.command import session
 from emflow.simulate.config import SimulateSession
 from emflow.simulate.project import Projector
+from emflow.simulate.scene import add_images
 from emflow.step import EmflowError
 
 PIXEL = 5.0
@@ -208,3 +209,14 @@ def test_specimen_from_a_file(tmp_path: Path, tiny_settings: SimulateSession) ->
     assert facts["symmetry"] == "C3"
     assert facts["specimen"] == "model.pdb"
     assert facts["mass_kda"] == pytest.approx(3 * 200 * 7.5 * 110 / 58 / 1e3, rel=0.01)
+
+
+def test_what_sticks_out_of_the_canvas_is_cut() -> None:
+    canvas, image = torch.zeros(10, 12), torch.arange(16.0).reshape(1, 4, 4) + 1
+    corners = [(-2, -1), (10, 8), (4, 3), (30, 2), (2, -9), (-20, 0)]
+    for corner in corners:
+        add_images(canvas, image, torch.tensor([corner]))
+    expected = torch.zeros(60, 60)
+    for x, y in corners:
+        expected[y + 20 : y + 24, x + 20 : x + 24] += image[0]
+    assert torch.equal(canvas, expected[20:30, 20:32])
