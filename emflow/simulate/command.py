@@ -55,7 +55,7 @@ def session(out: Path, /, *, cfg: SimulateSession = SimulateSession(), run: Run 
         projector = Projector(volume.to(device), pixel)
         imaging = calibrate(cfg, projector, diameter, pixel, device)
         write_mrc(out / "truth" / "volume.mrc", volume.numpy(), pixel)
-        writer = SessionWriter(out, pixel)
+        writer = SessionWriter(out, pixel, cfg.keep_clean)
         for micrograph in simulate_micrographs(cfg, projector, imaging, device):
             writer.add(micrograph)
         record.notes["n_particles"] = writer.finish(cfg, imaging, atoms.mass_kda)

@@ -35,8 +35,8 @@ _NO_PARTICLES = [
 class SessionWriter:
     """Writes micrographs as they come, and the tables of the truth at the end."""
 
-    def __init__(self, folder: Path, pixel_size_angstrom: float) -> None:
-        self._folder, self._pixel = folder, pixel_size_angstrom
+    def __init__(self, folder: Path, pixel_size_angstrom: float, keep_clean: bool = False) -> None:
+        self._folder, self._pixel, self._keep_clean = folder, pixel_size_angstrom, keep_clean
         self._rows: list[dict[str, Any]] = []
         self._particles = [pd.DataFrame(columns=pd.Index(_NO_PARTICLES), dtype=object)]
         self._snrs: list[float] = []
@@ -44,13 +44,13 @@ class SessionWriter:
     def add(self, micrograph: Micrograph) -> None:
         """Write one micrograph: its halves, their sum, its mask."""
         file = f"{micrograph.name}.mrc"
-        for folder, image in (
-            ("even", micrograph.even),
-            ("odd", micrograph.odd),
-            ("truth/masks", micrograph.mask),
-            ("micrographs", micrograph.even + micrograph.odd),
-        ):
+        images = {"even": micrograph.even, "odd": micrograph.odd, "truth/masks": micrograph.mask}
+        if self._keep_clean:
+            images["truth/clean"] = micrograph.clean
+        for folder, image in (images | {"micrographs": micrograph.even + micrograph.odd}).items():
             write_mrc(self._folder / folder / file, image.numpy(), self._pixel)
+        if self._keep_clean:
+            write_mrc(self._folder / "truth" / "clean" / file, micrograph.clean.numpy(), self._pixel)
         row = {
             "rlnMicrographName": f"micrographs/{file}",  # relative to the session's folder
             "rlnOpticsGroup": 1,

@@ -59,6 +59,21 @@ def test_noise_of_the_halves_is_independent(tiny_session: Path, tmp_path: Path) 
     assert power[:40, :40].mean() == pytest.approx(power[120:160, 100:140].mean(), rel=0.15)
 
 
+def test_clean_image_is_the_micrograph_without_its_noise(
+    tiny_session: Path, tiny_settings: SimulateSession, tmp_path: Path
+) -> None:
+    """What is left after subtracting it is white, of the camera's variance, and knows no particle."""
+    cfg = tiny_settings.model_copy(update={"keep_clean": True, "ice_noise": 0.0})
+    session(tmp_path, cfg=cfg)
+    clean, micrograph = image(tmp_path, "truth/clean", 1), image(tmp_path, "micrographs", 1)
+    rest = micrograph - clean
+    assert rest.var() == pytest.approx(clean.mean(), rel=0.03)  # counting
+    assert abs(np.corrcoef(rest.ravel(), clean.ravel())[0, 1]) < 0.02
+    smooth = gaussian_filter(rest, 3)
+    assert smooth.std() == pytest.approx(rest.std() / (2 * np.sqrt(np.pi) * 3), rel=0.1)  # white
+    assert not (tiny_session / "truth" / "clean").exists()
+
+
 def test_particles_lie_where_the_truth_says(tiny_session: Path) -> None:
     """The micrograph's cross-correlation with each particle's own view peaks at its coordinate."""
     table = read_table(tiny_session / "truth" / "particles.star", "particles")
