@@ -47,8 +47,6 @@ class SimulateSession(OpticsFacts, SpecimenSize, SpecimenSymmetry):
     n_domains: int = Field(6, ge=1, le=30)
     """Number of unequal domains of the generated specimen."""
     keep_clean: bool = False
-    """Write the noise-free images too, to truth/clean: no camera noise, no ice."""
-    keep_clean: bool = False
     """Write truth/clean/<name>.mrc too: the noise-free image (particles and junk with CTF; no camera noise, no ice)."""
 
 

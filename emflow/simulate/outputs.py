@@ -49,8 +49,6 @@ class SessionWriter:
             images["truth/clean"] = micrograph.clean
         for folder, image in (images | {"micrographs": micrograph.even + micrograph.odd}).items():
             write_mrc(self._folder / folder / file, image.numpy(), self._pixel)
-        if self._keep_clean:
-            write_mrc(self._folder / "truth" / "clean" / file, micrograph.clean.numpy(), self._pixel)
         row = {
             "rlnMicrographName": f"micrographs/{file}",  # relative to the session's folder
             "rlnOpticsGroup": 1,
