@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
         "Make sessions with known truth, and score results against it.",
         {
             "session": "Simulate micrographs of a specimen, with the truth beside them.",
+            "particles": "Simulate a stack of particle images with known poses, CTF and states.",
             "score": "Compare a project's results with the truth of its simulated session.",
         },
     ),
@@ -39,6 +40,13 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "fit": "Fit defocus and astigmatism of each micrograph.",
             "import": "Take somebody's CTF, matched by micrograph name.",
+        },
+    ),
+    "denoise": (
+        "Denoise micrographs, for picking and viewing.",
+        {
+            "train": "Train a model on half sums, or on the micrographs alone.",
+            "apply": "Denoise each micrograph with the general model or your own.",
         },
     ),
     "pick": (

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 import emflow.device
 from emflow.io.atomic import write_text
-from emflow.io.atoms import read_atoms
-from emflow.io.mrc import write_mrc
 from emflow.io.record import Record, write_metrics
-from emflow.simulate.config import SimulateScore, SimulateSession
+from emflow.simulate.config import SimulateParticles, SimulateScore, SimulateSession, Specimen
 from emflow.step import EmflowError, Run
 
-if TYPE_CHECKING:
-    from emflow.simulate.specimen import Atoms
-
 DEFAULT_PIXEL_SIZE_ANGSTROM = 3.0
-DEFAULT_DIAMETER_ANGSTROM = 200.0
-BOX_DIAMETERS = 1.5
-"""Side of the box in which the SNR is defined, in longest diameters."""
 
 
 def session(out: Path, /, *, cfg: SimulateSession = SimulateSession(), run: Run = Run()) -> None:
@@ -33,32 +21,68 @@ def session(out: Path, /, *, cfg: SimulateSession = SimulateSession(), run: Run 
     out
         Folder to write: micrographs/, even/, odd/ and truth/.
     """
-    from emflow.simulate.density import potential
-    from emflow.simulate.outputs import SessionWriter
-    from emflow.simulate.project import Projector
+    from emflow.simulate.bodies import Bodies
+    from emflow.simulate.build import box_side, build_ensemble, extent
+    from emflow.simulate.imaging import check_defocus
+    from emflow.simulate.inputs import read_models
+    from emflow.simulate.outputs import SessionWriter, write_volumes
     from emflow.simulate.session import calibrate, simulate_micrographs
-    from emflow.simulate.specimen import longest_diameter
 
     device = emflow.device.prepare(run)
-    _check(cfg)
-    with Record("simulate.session", cfg, run, inputs=[cfg.model] if cfg.model else []) as record:
+    if cfg.n_micrographs + cfg.n_noise_micrographs == 0:
+        raise EmflowError(
+            "simulate.session: no micrographs asked for; set n_micrographs or n_noise_micrographs."
+        )
+    check_defocus(cfg, "simulate.session")
+    with Record("simulate.session", cfg, run, inputs=_models(cfg)) as record:
         pixel = cfg.pixel_size_angstrom or DEFAULT_PIXEL_SIZE_ANGSTROM
-        atoms = _specimen(cfg)
-        diameter = longest_diameter(atoms)
-        box = _box(atoms, diameter, pixel)
+        ensemble = build_ensemble(cfg, read_models(_models(cfg)))
+        diameter, radius = extent(ensemble)
+        box = box_side(diameter, radius, pixel)
         if box > cfg.micrograph_size_px:
             raise EmflowError(
                 f"The specimen is {diameter:.0f} Å long, its box {box} px; micrographs of "
                 f"{cfg.micrograph_size_px} px are too small. Raise simulate.session.micrograph_size_px."
             )
-        volume = potential(atoms, box, pixel, cfg.atom_b_factor_angstrom2)
-        projector = Projector(volume.to(device), pixel)
-        imaging = calibrate(cfg, projector, diameter, pixel, device)
-        write_mrc(out / "truth" / "volume.mrc", volume.numpy(), pixel)
+        bodies = Bodies(ensemble, box, pixel, cfg.atom_b_factor_angstrom2, device)
+        imaging = calibrate(cfg, bodies, diameter, pixel, device)
+        variation = write_volumes(out / "truth", bodies, cfg.n_state_volumes)
         writer = SessionWriter(out, pixel, cfg.keep_clean)
-        for micrograph in simulate_micrographs(cfg, projector, imaging, device):
+        for micrograph in simulate_micrographs(cfg, bodies, imaging, device):
             writer.add(micrograph)
-        record.notes["n_particles"] = writer.finish(cfg, imaging, atoms.mass_kda)
+        record.notes["n_particles"] = writer.finish(cfg, imaging, ensemble.mean_mass_kda, variation)
+
+
+def particles(out: Path, /, *, cfg: SimulateParticles = SimulateParticles(), run: Run = Run()) -> None:
+    """Make a stack of particle images with known poses, CTF and states.
+
+    Parameters
+    ----------
+    out
+        Folder to write: particles.star, particles.mrcs and truth/.
+    """
+    from emflow.simulate.bodies import Bodies
+    from emflow.simulate.build import BOX_DIAMETERS, DEFAULT_DIAMETER_ANGSTROM, build_ensemble, extent
+    from emflow.simulate.imaging import check_defocus
+    from emflow.simulate.inputs import read_models
+    from emflow.simulate.outputs import write_stack, write_volumes
+
+    device = emflow.device.prepare(run)
+    check_defocus(cfg, "simulate.particles")
+    with Record("simulate.particles", cfg, run, inputs=_models(cfg)) as record:
+        asked = cfg.diameter_angstrom or DEFAULT_DIAMETER_ANGSTROM
+        pixel = cfg.pixel_size_angstrom or BOX_DIAMETERS * asked / cfg.box_px
+        ensemble = build_ensemble(cfg, read_models(_models(cfg)))
+        diameter, radius = extent(ensemble)
+        if 2 * radius + 2 * cfg.max_shift_px * pixel > cfg.box_px * pixel:
+            raise EmflowError(
+                f"The specimen reaches {radius:.0f} Å from its centre, farther than half the box of "
+                f"{cfg.box_px} px at {pixel:g} Å. Raise simulate.particles.box_px or sample.pixel_size_angstrom."
+            )
+        bodies = Bodies(ensemble, cfg.box_px, pixel, cfg.atom_b_factor_angstrom2, device)
+        variation = write_volumes(out / "truth", bodies, cfg.n_state_volumes)
+        facts = {"diameter_angstrom": diameter, "mass_kda": ensemble.mean_mass_kda, **variation}
+        record.notes["snr_in_box"] = write_stack(out, cfg, bodies, facts, device)
 
 
 def score(
@@ -98,39 +122,8 @@ def score(
         write_metrics(out / "metrics.json", metrics)
 
 
-def _check(cfg: SimulateSession) -> None:
-    if cfg.n_micrographs + cfg.n_noise_micrographs == 0:
-        raise EmflowError(
-            "simulate.session: no micrographs asked for; set n_micrographs or n_noise_micrographs."
-        )
-    if cfg.defocus_min_um > cfg.defocus_max_um:
-        raise EmflowError(
-            f"simulate.session: defocus_min_um {cfg.defocus_min_um:g} is above defocus_max_um {cfg.defocus_max_um:g}."
-        )
-
-
-def _specimen(cfg: SimulateSession) -> Atoms:
-    """Read or generate the specimen, its symmetry imposed, centred."""
-    from emflow.simulate.specimen import Atoms, generate_specimen, impose_symmetry
-
-    if cfg.model is not None:
-        position, electrons = read_atoms(cfg.model)
-        unit = Atoms(position, electrons, np.zeros(len(electrons)))
-        return impose_symmetry(
-            unit, cfg.symmetry, pack=False
-        ).centred()  # a symmetric one moves along its axis
-    rng = np.random.default_rng(cfg.seed)
-    if cfg.symmetry == "C1":
-        diameter = cfg.diameter_angstrom or DEFAULT_DIAMETER_ANGSTROM
-        return generate_specimen(cfg.mass_kda, diameter, cfg.n_domains, rng)
-    compact = 3.0 * np.cbrt(cfg.mass_kda * 1e3 / 0.6 * 3 / (4 * np.pi))  # 1.5 times a sphere's
-    unit = generate_specimen(cfg.mass_kda, compact, cfg.n_domains, rng)
-    return impose_symmetry(unit, cfg.symmetry, pack=True).centred()
-
-
-def _box(atoms: Atoms, diameter_angstrom: float, pixel: float) -> int:
-    """Even side of the box in which projections lie and the SNR is defined: 1.5 diameters, or what it takes."""
-    from emflow.simulate.specimen import longest_radius
-
-    side = max(BOX_DIAMETERS * diameter_angstrom, 2 * longest_radius(atoms) + 30)
-    return 2 * math.ceil(side / pixel / 2)
+def _models(cfg: Specimen) -> list[Path]:
+    """Files of the specimen."""
+    if cfg.model is not None and cfg.models:
+        raise EmflowError("simulate: give model (one file) or models (one file a state), not both.")
+    return [cfg.model] if cfg.model is not None else list(cfg.models)

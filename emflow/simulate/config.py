@@ -7,11 +7,54 @@ from pydantic import Field
 from emflow.step import OpticsFacts, SpecimenSize, SpecimenSymmetry, StepConfig
 
 
-class SimulateSession(OpticsFacts, SpecimenSize, SpecimenSymmetry):
-    """Make a session with known truth. Facts not given: 3 Å/px, longest diameter near 200 Å."""
+class Specimen(OpticsFacts, SpecimenSize, SpecimenSymmetry):
+    """What is imaged, and how its particles differ from each other."""
 
     seed: int = Field(0, ge=0)
     """Seed of everything random: same settings, same bytes."""
+    model: Path | None = None
+    """PDB or mmCIF file of the specimen (of one asymmetric unit where a symmetry is set); else it is generated."""
+    models: tuple[Path, ...] = ()
+    """PDB or mmCIF files in one frame, each a state, in the order of their numbers; in place of `model`."""
+    mass_kda: float = Field(450.0, gt=5, le=20000)
+    """Mass of the generated specimen (of one asymmetric unit), in kilodalton."""
+    n_domains: int = Field(6, ge=1, le=30)
+    """Number of unequal domains of the generated specimen; a `model` is divided into as many where one is needed."""
+    n_angles: int = Field(0, ge=0, le=2)
+    """Motion: 0 none; 1 a domain turns about an axis through its linker (hinge); 2 about two axes."""
+    angle_range_deg: float = Field(360.0, gt=0, le=360)
+    """Whole range of the first angle, in degrees; 360 is a full turn."""
+    second_angle_range_deg: float = Field(60.0, gt=0, le=360)
+    """Whole range of the second angle, in degrees."""
+    angle_distribution: str = Field("uniform", pattern=r"^(uniform|normal)$")
+    """Distribution of the angles: uniform, or normal (four standard deviations fill the range)."""
+    moving_fraction: float = Field(0.25, gt=0, lt=1)
+    """Mass that moves, as a fraction of the whole; the domains that come near to it and move far are chosen."""
+    n_compositions: int = Field(1, ge=1, le=64)
+    """Compositional states: the first has all domains, the next lack one each (the largest first), then two."""
+    populations: tuple[float, ...] = ()
+    """Relative numbers of particles in the states, in their order; empty for equal ones."""
+    view_preference: float = Field(0.0, ge=0, le=100)
+    """Preferred views: concentration of the beam's direction about the specimen's z axis; 0 for uniform views."""
+    atom_b_factor_angstrom2: float = Field(60.0, ge=0, le=5000)
+    """B-factor of the atoms, in the true map too, in Å²."""
+    envelope_b_factor_angstrom2: float = Field(60.0, ge=0, le=5000)
+    """B-factor of the imaging (motion, coherence): amplitudes fall as exp(-B s²/4), in Å²."""
+    dose_e_per_a2: float = Field(0.0, ge=0, le=1000)
+    """Exposure over which radiation damage fades fine detail, in electrons per Å²; 0 for none."""
+    defocus_min_um: float = Field(0.8, ge=-10, le=20)
+    """Smallest mean defocus, in micrometre."""
+    defocus_max_um: float = Field(2.5, ge=-10, le=20)
+    """Largest mean defocus, in micrometre."""
+    astigmatism_max_um: float = Field(0.08, ge=0, le=5)
+    """Largest difference of the two principal defoci, in micrometre."""
+    n_state_volumes: int = Field(10, ge=1, le=1000)
+    """Volumes written along the motion of each state (truth/states)."""
+
+
+class SimulateSession(Specimen):
+    """Make a session with known truth. Facts not given: 3 Å/px, longest diameter near 200 Å."""
+
     n_micrographs: int = Field(12, ge=0, le=100000)
     """Micrographs with particles."""
     n_noise_micrographs: int = Field(0, ge=0, le=100000)
@@ -26,28 +69,32 @@ class SimulateSession(OpticsFacts, SpecimenSize, SpecimenSymmetry):
     """Variance of a particle's projection (with CTF) in a box of 1.5 diameters over the variance of the noise."""
     ice_noise: float = Field(0.1, ge=0, lt=1)
     """Fraction of the noise's variance that comes from the ice (it passes the CTF); the rest is the camera's."""
-    defocus_min_um: float = Field(0.8, ge=-10, le=20)
-    """Smallest mean defocus, in micrometre."""
-    defocus_max_um: float = Field(2.5, ge=-10, le=20)
-    """Largest mean defocus, in micrometre."""
-    astigmatism_max_um: float = Field(0.08, ge=0, le=5)
-    """Largest difference of the two principal defoci, in micrometre."""
-    envelope_b_factor_angstrom2: float = Field(60.0, ge=0, le=5000)
-    """B-factor of the imaging (motion, coherence): amplitudes fall as exp(-B s²/4), in Å²."""
-    atom_b_factor_angstrom2: float = Field(60.0, ge=0, le=5000)
-    """B-factor of the atoms, in the true map too, in Å²."""
     n_carbon_micrographs: int = Field(2, ge=0)
     """Micrographs with a carbon edge, spread over the session."""
     aggregates_per_micrograph: float = Field(0.7, ge=0, le=100)
     """Mean number of aggregates (clumps of overlapping particles) a micrograph."""
-    model: Path | None = None
-    """PDB or mmCIF file of the specimen (of one asymmetric unit where a symmetry is set); else it is generated."""
-    mass_kda: float = Field(450.0, gt=5, le=20000)
-    """Mass of the generated specimen (of one asymmetric unit), in kilodalton."""
-    n_domains: int = Field(6, ge=1, le=30)
-    """Number of unequal domains of the generated specimen."""
     keep_clean: bool = False
     """Write truth/clean/<name>.mrc too: the noise-free image (particles and junk with CTF; no camera noise, no ice)."""
+
+
+class SimulateParticles(Specimen):
+    """Make a stack of particle images with known poses, CTF and states.
+
+    The pixel size, where not given, makes the box 1.5 longest diameters (200 Å if unset).
+    """
+
+    n_particles: int = Field(5000, ge=0, le=10**8)
+    """Particles."""
+    box_px: int = Field(64, ge=16, le=1024, multiple_of=2)
+    """Side of the images, in pixels."""
+    snr: float = Field(0.1, gt=0, le=1000)
+    """Variance of a particle's projection (with CTF) in the box over the variance of the white noise."""
+    max_shift_px: float = Field(0.5, ge=0, le=100)
+    """Particles lie off the centre by up to so much along x and y, in pixels; rlnOriginX/YAngst says how."""
+    particles_per_micrograph: int = Field(100, ge=1, le=100000)
+    """Particles that share a micrograph's name, defocus and half-set."""
+    keep_clean: bool = False
+    """Write truth/clean.mrcs too: the images without noise, on the same scale."""
 
 
 class SimulateScore(StepConfig):
@@ -57,4 +104,8 @@ class SimulateScore(StepConfig):
     """A pick is true within this distance of a particle, in longest diameters."""
 
 
-STEPS: dict[str, type[StepConfig]] = {"session": SimulateSession, "score": SimulateScore}
+STEPS: dict[str, type[StepConfig]] = {
+    "session": SimulateSession,
+    "particles": SimulateParticles,
+    "score": SimulateScore,
+}

@@ -28,7 +28,7 @@ _SHORTEST = 4  # residues
 _TWIST_DEG = -8.0  # from strand to strand
 
 
-def fill(centres: np.ndarray, radii: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def fill(centres: np.ndarray, radii: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Fill ellipsoids with secondary structure.
 
     Motif centres lie at least 23 Å apart in the ellipsoids; each motif fills its Voronoi cell.
@@ -40,7 +40,7 @@ def fill(centres: np.ndarray, radii: np.ndarray, rng: np.random.Generator) -> np
 
     Returns
     -------
-    Residues (R, 6, 3), in ångström.
+    Residues (R, 6, 3), in ångström, and the ellipsoid of each, (R,).
     """
     frames = Rotation.random(len(centres), rng=rng).as_matrix()
     motifs = np.zeros((0, 3))
@@ -52,7 +52,7 @@ def fill(centres: np.ndarray, radii: np.ndarray, rng: np.random.Generator) -> np
         for at in (tries * radii[i]) @ frames[i].T + centres[i]:
             if len(motifs) == 0 or np.linalg.norm(motifs - at, axis=1).min() > _MOTIF_SPACING_ANGSTROM:
                 motifs, domain = np.vstack([motifs, at]), np.append(domain, i)
-    pieces = []
+    pieces, labels = [], []
     for number, (centre, i) in enumerate(zip(motifs, domain, strict=True)):
         frame = Rotation.random(rng=rng).as_matrix()
         others = np.delete(motifs, number, axis=0)
@@ -67,9 +67,11 @@ def fill(centres: np.ndarray, radii: np.ndarray, rng: np.random.Generator) -> np
             start, stop = _longest_run(own)
             if stop - start >= _SHORTEST:
                 pieces.append(placed[start:stop])
+                labels.append(np.full(stop - start, i))
     residues = np.concatenate(pieces) if pieces else np.zeros((0, ATOMS_PER_RESIDUE, 3))
+    label = np.concatenate(labels) if labels else np.zeros(0, dtype=int)
     clashes = KDTree(residues[:, 1]).query_pairs(_CLASH_ANGSTROM, output_type="ndarray")
-    return np.delete(residues, clashes[:, 1], axis=0)
+    return np.delete(residues, clashes[:, 1], axis=0), np.delete(label, clashes[:, 1])
 
 
 def _elements(rng: np.random.Generator) -> Iterator[np.ndarray]:

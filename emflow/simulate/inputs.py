@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +13,22 @@ from torch import Tensor
 
 from emflow.em.poses import euler_to_matrix
 from emflow.em.wiener import PosedImages
+from emflow.io.atoms import read_atoms
 from emflow.io.mrc import read_header, read_mrc
 from emflow.io.particles import Particles, ctf_of, load_particles, read_images
 from emflow.io.star import concat, floats, read_star, read_table
 from emflow.simulate.scoring import Positions, Stage, Truth
+from emflow.simulate.specimen import Atoms
 from emflow.step import EmflowError
 
 _BATCH = 256
 _CTF_COLUMNS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
+
+
+def read_models(files: Sequence[Path]) -> list[Atoms]:
+    """Read the atoms of PDB or mmCIF files."""
+    read = [read_atoms(path) for path in files]
+    return [Atoms(position, electrons, np.zeros(len(electrons))) for position, electrons in read]
 
 
 def read_truth(folder: Path) -> Truth:

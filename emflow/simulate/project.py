@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from emflow.em.poses import quaternion_to_matrix
+from emflow.em.poses import euler_to_matrix, quaternion_to_matrix
 from emflow.em.slices import HalfPlane, complex_product, volume_spectrum
 
 _BATCH = 256
@@ -59,3 +61,17 @@ def random_rotations(n: int, generator: torch.Generator) -> Tensor:
     """Return n rotation matrices uniform over all rotations, float32 (n, 3, 3)."""
     quaternion = torch.randn(n, 4, generator=generator, dtype=torch.float64)
     return quaternion_to_matrix(quaternion / quaternion.norm(dim=-1, keepdim=True)).float()
+
+
+def draw_rotations(n: int, preference: float, generator: torch.Generator) -> Tensor:
+    """Return n rotation matrices whose views prefer the specimen's z axis, float32 (n, 3, 3).
+
+    The beam's direction in the specimen is von Mises-Fisher distributed about z with concentration
+    ``preference`` (0: uniform over all rotations), drawn by inversion (G. Ulrich, Appl. Stat. 33 (1984) 158).
+    """
+    if preference == 0:
+        return random_rotations(n, generator)
+    u, rot, psi = torch.rand(3, n, generator=generator, dtype=torch.float64)
+    cosine = 1 + torch.log(u + (1 - u) * math.exp(-2 * preference)) / preference
+    tilt = torch.rad2deg(torch.acos(cosine.clamp(-1, 1)))
+    return euler_to_matrix(torch.stack([360 * rot, tilt, 360 * psi], -1)).float()

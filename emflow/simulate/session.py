@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from emflow.device import generator
-from emflow.em.optics import Ctf, ctf_values, rfft_frequencies, wavelength_angstrom
+from emflow.em.optics import Ctf, wavelength_angstrom
+from emflow.simulate.bodies import Bodies
 from emflow.simulate.config import SimulateSession
-from emflow.simulate.project import Projector, random_rotations
+from emflow.simulate.ensemble import Conformations
+from emflow.simulate.imaging import draw_ctf, interaction, transfer
+from emflow.simulate.project import draw_rotations
 from emflow.simulate.scene import add_images, carbon_thickness, lay_out, smooth_noise
 
 _CARBON_TO_ICE = 3.0  # amplitude of carbon's phase noise over the ice's
@@ -50,59 +53,30 @@ class Micrograph:
     """Particle centres x, y in pixels, (N, 2)."""
     rotations: Tensor
     """(N, 3, 3), r_image = A r."""
+    conformations: Conformations
+    """Of the N particles."""
     carbon: bool
     snr: float | None
     """Measured signal-to-noise ratio of its particles; see :func:`measure_snr`."""
 
 
-def interaction(voltage_kv: float) -> float:
-    """Interaction constant, radian per volt and ångström (6.5e-4 at 300 kV). E. Kirkland, 2010, eq. 5.6."""
-    energy, rest = voltage_kv * 1e3, 510998.95
-    return 2 * math.pi / (wavelength_angstrom(voltage_kv) * energy) * (rest + energy) / (2 * rest + energy)
-
-
-def draw_ctf(cfg: SimulateSession, index: int) -> Ctf:
-    """Draw the CTF of one micrograph: its defocus stratified over the session, astigmatism uniform."""
-    rng = generator(cfg.seed, 11, index)
-    total = cfg.n_micrographs + cfg.n_noise_micrographs
-    order = torch.randperm(total, generator=generator(cfg.seed, 12))
-    jitter, stretch, angle = torch.rand(3, generator=rng, dtype=torch.float64).tolist()
-    mean = (
-        cfg.defocus_min_um + (cfg.defocus_max_um - cfg.defocus_min_um) * (int(order[index]) + jitter) / total
-    )
-    half = 0.5 * cfg.astigmatism_max_um * stretch
-    return Ctf(
-        torch.tensor([mean + half], dtype=torch.float64),
-        torch.tensor([mean - half], dtype=torch.float64),
-        torch.tensor([180 * angle], dtype=torch.float64),
-        cfg.voltage_kv,
-        cfg.cs_mm,
-        cfg.amplitude_contrast,
-    )
-
-
-def transfer(cfg: SimulateSession, ctf: Ctf, size: int, pixel: float, device: torch.device) -> Tensor:
-    """Return −2·CTF·envelope on the grid of ``rfft2`` of a square image: phase (rad) to contrast (dark protein)."""
-    fy, fx = rfft_frequencies((size, size), pixel, device)
-    envelope = torch.exp(-0.25 * cfg.envelope_b_factor_angstrom2 * (fy**2 + fx**2))
-    return -2 * ctf_values(ctf, fy, fx)[0] * envelope
-
-
 def calibrate(
-    cfg: SimulateSession, projector: Projector, diameter_angstrom: float, pixel: float, device: torch.device
+    cfg: SimulateSession, bodies: Bodies, diameter_angstrom: float, pixel: float, device: torch.device
 ) -> Imaging:
     """Set the noise from the settings' SNR, over random views and the session's own defoci."""
-    box = projector.box
+    box = bodies.box
     total = cfg.n_micrographs + cfg.n_noise_micrographs
-    rotations = random_rotations(_CALIBRATION, generator(cfg.seed, 13)).to(device)
-    images = torch.fft.rfft2(projector(rotations, torch.zeros(_CALIBRATION, 2, device=device)))
+    rotations = draw_rotations(_CALIBRATION, cfg.view_preference, generator(cfg.seed, 13)).to(device)
+    conformations = bodies.ensemble.draw(_CALIBRATION, generator(cfg.seed, 14))
+    shifts = torch.zeros(_CALIBRATION, 2, device=device)
+    images = torch.fft.rfft2(bodies.project(rotations, shifts, conformations))
     images = images * interaction(cfg.voltage_kv)
     chosen = torch.linspace(0, max(total - 1, 0), min(max(total, 1), 16)).long().tolist()
     signal, ice = 0.0, 0.0
     for index in chosen if total else []:
-        h = transfer(cfg, draw_ctf(cfg, index), box, pixel, device)
+        h = transfer(cfg, draw_ctf(cfg, index, total), box, pixel, device)
         signal += float(torch.fft.irfft2(images * h, s=(box, box)).var(dim=(-2, -1)).mean()) / len(chosen)
-        spectrum = transfer(cfg, draw_ctf(cfg, index), 256, pixel, device) ** 2
+        spectrum = transfer(cfg, draw_ctf(cfg, index, total), 256, pixel, device) ** 2
         ice += float(spectrum.mean()) / len(chosen)
     noise = signal / cfg.snr if total else 1.0
     counts = 1 / ((1 - cfg.ice_noise) * noise)
@@ -116,11 +90,11 @@ def carbon_indices(cfg: SimulateSession) -> set[int]:
 
 
 def simulate_micrographs(
-    cfg: SimulateSession, projector: Projector, imaging: Imaging, device: torch.device
+    cfg: SimulateSession, bodies: Bodies, imaging: Imaging, device: torch.device
 ) -> Iterator[Micrograph]:
     """Yield the session's micrographs one by one, the noise-only ones last; memory is that of one."""
     for index in range(cfg.n_micrographs + cfg.n_noise_micrographs):
-        yield _micrograph(cfg, projector, imaging, index, device)
+        yield _micrograph(cfg, bodies, imaging, index, device)
 
 
 def _margin(cfg: SimulateSession, imaging: Imaging, ctf: Ctf) -> int:
@@ -132,12 +106,13 @@ def _margin(cfg: SimulateSession, imaging: Imaging, ctf: Ctf) -> int:
 
 
 def _micrograph(
-    cfg: SimulateSession, projector: Projector, imaging: Imaging, index: int, device: torch.device
+    cfg: SimulateSession, bodies: Bodies, imaging: Imaging, index: int, device: torch.device
 ) -> Micrograph:
     rng = generator(cfg.seed, 20, index)
     size, box, pixel = cfg.micrograph_size_px, imaging.box_px, imaging.pixel_size_angstrom
     has_particles, has_carbon = index < cfg.n_micrographs, index in carbon_indices(cfg)
-    ctf = draw_ctf(cfg, index)
+    total = cfg.n_micrographs + cfg.n_noise_micrographs
+    ctf = draw_ctf(cfg, index, total)
     margin = _margin(cfg, imaging, ctf)
     wide = size + 2 * margin
     carbon = carbon_thickness(size, margin, rng) if has_carbon else torch.zeros(wide, wide)
@@ -150,9 +125,12 @@ def _micrograph(
         rng,
     )
     everything = torch.cat([layout.particles, layout.clumped])
-    rotations = random_rotations(len(everything), rng)
+    rotations = draw_rotations(len(everything), cfg.view_preference, rng)
+    # a generator of their own: with and without variation the scene is the same
+    conformations = bodies.ensemble.draw(len(everything), generator(cfg.seed, 21, index))
     nearest = everything.round()
-    images = projector(rotations.to(device), (everything - nearest).to(device)) * interaction(cfg.voltage_kv)
+    images = bodies.project(rotations.to(device), (everything - nearest).to(device), conformations)
+    images = images * interaction(cfg.voltage_kv)
     phase = torch.zeros(wide, wide, device=device)
     add_images(phase, images, nearest.long() + margin - box // 2)
     h = transfer(cfg, ctf, wide, pixel, device)
@@ -175,8 +153,9 @@ def _micrograph(
     snr = measure_snr(images[:n] * imaging.counts, transfer(cfg, ctf, box, pixel, device), noise)
     name = f"sim_{index + 1:05d}"
     return Micrograph(
-        name, even, odd, clean, layout.junk, ctf, layout.particles, rotations[:n], has_carbon, snr
-    )
+        name, even, odd, clean, layout.junk, ctf, layout.particles, rotations[:n], conformations[:n],
+        has_carbon, snr,
+    )  # fmt: skip
 
 
 def measure_snr(images: Tensor, transfer_function: Tensor, noise: Tensor) -> float | None:

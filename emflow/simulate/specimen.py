@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.spatial import ConvexHull, KDTree
@@ -24,21 +24,32 @@ class Atoms:
     """Atoms or pseudo-atoms.
 
     Positions (N, 3) as x, y, z in ångström; electrons (N,), hydrogens included; blur (N,), an extra
-    Gaussian deviation in ångström (of a side chain's centroid).
+    Gaussian deviation in ångström (of a side chain's centroid); domain (N,), the number of each atom's domain,
+    None where it has no domains.
     """
 
     position: np.ndarray
     electrons: np.ndarray
     blur_angstrom: np.ndarray
+    domain: np.ndarray | None = None
 
     def moved(self, rotation: np.ndarray, shift: np.ndarray) -> Atoms:
         """Return a copy turned by a matrix, then shifted."""
-        return Atoms(self.position @ rotation.T + shift, self.electrons, self.blur_angstrom)
+        return replace(self, position=self.position @ rotation.T + shift)
+
+    def taken(self, which: np.ndarray) -> Atoms:
+        """Return some of the atoms (a mask or indices)."""
+        domain = None if self.domain is None else self.domain[which]
+        return Atoms(self.position[which], self.electrons[which], self.blur_angstrom[which], domain)
+
+    @property
+    def centre(self) -> np.ndarray:
+        """Centre of mass, (3,), ångström."""
+        return np.average(self.position, axis=0, weights=self.electrons)
 
     def centred(self) -> Atoms:
         """Return a copy with its centre of mass at the origin."""
-        centre = np.average(self.position, axis=0, weights=self.electrons)
-        return self.moved(np.eye(3), -centre)
+        return self.moved(np.eye(3), -self.centre)
 
     @property
     def mass_kda(self) -> float:
@@ -78,8 +89,8 @@ def generate_specimen(
         radius = np.cbrt(fraction * volume * 3 / (4 * np.pi))
         found = [_arrange(radius, np.random.default_rng(seed)) for seed in seeds]
         best = int(np.argmin([abs(extent - target) for _, extent in found]))
-        residues = fill(found[best][0], radius[:, None] * stretch, np.random.default_rng(fill_seed))
-        atoms = _atoms(residues, np.random.default_rng(fill_seed))
+        residues, domain = fill(found[best][0], radius[:, None] * stretch, np.random.default_rng(fill_seed))
+        atoms = _atoms(residues, domain, np.random.default_rng(fill_seed))
         actual = longest_diameter(atoms)
         tried.append((abs(atoms.mass_kda / mass_kda - 1) + abs(actual / diameter_angstrom - 1), atoms))
         if tried[-1][0] < _CLOSE_ENOUGH:
@@ -89,11 +100,12 @@ def generate_specimen(
     return min(tried, key=lambda item: item[0])[1].centred()
 
 
-def _atoms(residues: np.ndarray, rng: np.random.Generator) -> Atoms:
+def _atoms(residues: np.ndarray, domain: np.ndarray, rng: np.random.Generator) -> Atoms:
     electrons = np.tile(ELECTRONS, (len(residues), 1))
     electrons[:, 5] *= rng.uniform(0.1, 1.9, len(residues))  # from glycine to tryptophan
     blur = np.tile([0.0, 0.0, 0.0, 0.0, 0.0, 1.2], (len(residues), 1))
-    return Atoms(residues.reshape(-1, 3), electrons.reshape(-1), blur.reshape(-1))
+    domains = np.repeat(domain, residues.shape[1])
+    return Atoms(residues.reshape(-1, 3), electrons.reshape(-1), blur.reshape(-1), domains)
 
 
 def _arrange(radius: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, float]:

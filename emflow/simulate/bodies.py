@@ -1,0 +1,119 @@
+"""Volumes of a specimen's rigid bodies; projections and volumes of any conformation made from them.
+
+A body that turns by R about a pivot p is seen, at pose A, as the body in its own frame at pose A·R, shifted
+by the first two components of A·(R(c − p) + p), c its centre. So no volume is made per conformation, and
+what is projected is exact.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from emflow.em.volume_align import Alignment, apply_alignment
+from emflow.simulate.density import potential
+from emflow.simulate.ensemble import Conformations, Ensemble, Motion, members
+from emflow.simulate.project import Projector
+
+
+class Bodies:
+    """Volumes of an ensemble's bodies, each about its own centre if it moves."""
+
+    def __init__(
+        self,
+        ensemble: Ensemble,
+        box: int,
+        pixel_size_angstrom: float,
+        b_factor_angstrom2: float,
+        device: torch.device,
+    ) -> None:
+        self.ensemble, self.box, self.pixel_size_angstrom = ensemble, box, pixel_size_angstrom
+        moving = {state.moving for state in ensemble.states}
+        self.centres = torch.zeros(len(ensemble.bodies), 3, dtype=torch.float64)
+        self.volumes: list[Tensor] = []
+        for number, atoms in enumerate(ensemble.bodies):
+            if number in moving:
+                self.centres[number] = torch.from_numpy(atoms.centre)
+                atoms = atoms.centred()
+            self.volumes.append(potential(atoms, box, pixel_size_angstrom, b_factor_angstrom2))
+        self._projectors = [Projector(volume.to(device), pixel_size_angstrom) for volume in self.volumes]
+
+    def project(self, rotations: Tensor, shifts_px: Tensor, conformations: Conformations) -> Tensor:
+        """Project each particle in its conformation.
+
+        Parameters
+        ----------
+        rotations, shifts_px
+            As :class:`emflow.simulate.project.Projector` takes them, (N, 3, 3) and (N, 2).
+        conformations
+            Of the N particles.
+
+        Returns
+        -------
+        (N, box, box), volt times ångström.
+        """
+        images = rotations.new_zeros(len(rotations), self.box, self.box)
+        motion = self.ensemble.motion
+        for number, state in enumerate(self.ensemble.states):
+            rows = (conformations.state == number).nonzero()[:, 0]
+            if not len(rows):
+                continue
+            a, shift = rotations[rows.to(rotations.device)], shifts_px[rows.to(rotations.device)]
+            part = self._projectors[state.fixed](a, shift)
+            if state.moving is not None and motion is not None:
+                turn, offset = self.placement(state.moving, motion, conformations.angle_deg[rows])
+                turn, offset = turn.to(a), offset.to(a) / self.pixel_size_angstrom
+                seen = (a @ offset[..., None])[:, :2, 0]
+                part += self._projectors[state.moving](a @ turn, shift + seen)
+            images[rows.to(images.device)] = part
+        return images
+
+    def placement(self, body: int, motion: Motion, angles_deg: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotation (N, 3, 3) of a moving body about its centre and where that lies (N, 3), ångström."""
+        turn, pivot = motion.rotations(angles_deg), torch.from_numpy(motion.pivot)
+        return turn, (turn @ (self.centres[body] - pivot)[:, None])[..., 0] + pivot
+
+    def volume(self, conformation: Conformations) -> Tensor:
+        """Volume (box, box, box) of one conformation (N = 1), volt."""
+        state, motion = self.ensemble.states[int(conformation.state[0])], self.ensemble.motion
+        whole = self.volumes[state.fixed]
+        if state.moving is None or motion is None:
+            return whole
+        turn, offset = self.placement(state.moving, motion, conformation.angle_deg)
+        return whole + place(self.volumes[state.moving], turn[0], offset[0] / self.pixel_size_angstrom)
+
+    def describe(self) -> dict[str, Any]:
+        """The variation in plain numbers: what :meth:`volume` needs beside the bodies' volumes."""
+        motion = self.ensemble.motion
+        return {
+            "states": [
+                {"bodies": members(state), "population": float(p)}
+                for state, p in zip(self.ensemble.states, self.ensemble.populations, strict=True)
+            ],
+            "centres_angstrom": self.centres.tolist(),
+            "motion": None
+            if motion is None
+            else {
+                "pivot_angstrom": motion.pivot.tolist(),
+                "axes": motion.axes.tolist(),
+                "range_deg": motion.range_deg.tolist(),
+                "distribution": "normal" if motion.normal else "uniform",
+            },
+        }
+
+    def mean(self, number: int = 24) -> Tensor:
+        """Volume averaged over the population, from about ``number`` angles of each state."""
+        if not self.ensemble.varies:
+            return self.volumes[0]
+        conformations, weight = self.ensemble.spread(number)
+        mean = torch.zeros_like(self.volumes[0])
+        for row, w in enumerate(weight.tolist()):
+            mean += w * self.volume(conformations[row : row + 1])
+        return mean
+
+
+def place(volume: Tensor, turn: Tensor, offset_voxels: Tensor) -> Tensor:
+    """Turn a volume about its centre, then shift it; interpolated in Fourier space."""
+    return apply_alignment(volume, Alignment(turn, offset_voxels, False, 0.0))
