@@ -1,0 +1,110 @@
+"""Commands of the heterogeneity room: files in, files out."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+
+from emflow.device import prepare
+from emflow.heterogeneity.analyze import along_coordinate, find_states
+from emflow.heterogeneity.config import HeterogeneityAnalyze, HeterogeneityFit
+from emflow.heterogeneity.fit import fit_model
+from emflow.heterogeneity.inputs import finest_band, fit_key, open_stack, read_fit, read_mask, read_posed
+from emflow.heterogeneity.outputs import (
+    CHECKPOINT,
+    clear_states,
+    load_stage,
+    read_verdicts,
+    save_stage,
+    write_fit,
+    write_half_maps,
+    write_states,
+    write_too_few,
+)
+from emflow.io.record import Record
+from emflow.step import Run
+
+log = logging.getLogger("emflow")
+
+
+def fit(
+    particles: Path,
+    maps: Path,
+    out: Path,
+    /,
+    *,
+    cfg: HeterogeneityFit = HeterogeneityFit(),
+    run: Run = Run(),
+) -> None:
+    """Fit V(z) = V0 + Σ z_k V_k to particles with poses, in two independent halves.
+
+    Parameters
+    ----------
+    particles
+        Particle STAR with poses, CTF and half-sets, as a refinement writes it.
+    maps
+        The reconstruction's folder: mask.mrc, or map.mrc to make a mask from.
+    out
+        Folder to write: latents.star, mean.mrc, component_01.mrc …, agreement.star, metrics.json,
+        verdicts.json, particles.star, halves, figures.
+    """
+    device = prepare(run)
+    with Record("heterogeneity.fit", cfg, run, inputs=[particles, maps / "mask.mrc", maps / "map.mrc"]):
+        posed = read_posed(particles)
+        sizes = [int((posed.half == half).sum()) for half in (1, 2)]
+        if min(sizes) < cfg.minimum_particles:
+            write_too_few(out, posed, f"{sizes[0]} and {sizes[1]} particles in the half-sets")
+            return
+        mask = torch.from_numpy(read_mask(maps, posed.box, posed.pixel_size_angstrom)).to(device)
+        if not bool(mask.any()):
+            write_too_few(out, posed, "the consensus map and its mask are empty")
+            return
+        key = fit_key(particles, maps, cfg)
+        cache = out / ".spectra.npy"
+        try:
+            stack = open_stack(posed, cfg, cache, device)
+            resume = load_stage(out, key, device)
+            if resume is not None:
+                log.info("Going on after band %d of an interrupted fit.", resume.number)
+            finest = finest_band(posed, cfg.resolution_angstrom)
+            halves = posed.rows(1), posed.rows(2)
+            result = fit_model(stack, halves, mask, cfg, finest, resume, save_stage(out, key))
+            write_fit(out, posed, result, stack.scale)
+        finally:
+            cache.unlink(missing_ok=True)
+        (out / CHECKPOINT).unlink(missing_ok=True)
+        log.info("%d of %d components kept.", int(result.kept.sum()), len(result.kept))
+
+
+def analyze(
+    fitted: Path,
+    out: Path,
+    /,
+    *,
+    cfg: HeterogeneityAnalyze = HeterogeneityAnalyze(),
+    run: Run = Run(),
+) -> None:
+    """Find states in the latents of a fit; write their particles, and volumes along the coordinates.
+
+    Parameters
+    ----------
+    fitted
+        Folder that ``heterogeneity fit`` wrote.
+    out
+        Folder to write: latents.star with the states, states/01/particles.star …, volumes, mean.mrc and
+        components, metrics.json, verdicts.json, figures.
+    """
+    device = prepare(run)
+    with Record("heterogeneity.analyze", cfg, run, inputs=[fitted / "latents.star"]):
+        found = read_fit(fitted, images=cfg.half_maps)
+        states = find_states(found.latent, found.sizes, cfg)
+        paths = [
+            along_coordinate(found.latent, k, cfg)
+            for k in range(min(cfg.coordinates, found.latent.shape[1]) if len(found.latent) else 0)
+        ]
+        clear_states(out)
+        if cfg.half_maps and len(found.latent):
+            write_half_maps(out, found, states, cfg.symmetry, device)
+        write_states(out, read_verdicts(fitted), found, states, paths, cfg.seed)

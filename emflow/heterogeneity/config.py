@@ -1,0 +1,54 @@
+"""Settings of the heterogeneity room."""
+
+from pydantic import Field
+
+from emflow.step import SpecimenSymmetry, StepConfig
+
+
+class HeterogeneityFit(SpecimenSymmetry):
+    """Fit V(z) = V0 + Σ z_k V_k: a latent coordinate z per particle, in two independent halves."""
+
+    components: int = Field(8, ge=1, le=64)
+    """Components tried, at most; the halves' agreement decides how many are kept."""
+    resolution_angstrom: float | None = Field(None, gt=0, le=200)
+    """Finest detail used, in ångström; by default where the half-sets' mean maps cease to agree."""
+    iterations: tuple[int, int, int, int] = (12, 6, 3, 3)
+    """EM passes in each of four bands, 0.26, 0.45, 0.71 and 1 of the whole."""
+    contrast_deviation: float = Field(0.1, gt=0, le=1)
+    """First guess of the contrast's deviation from particle to particle; it is learnt."""
+    evidence_deviations: float = Field(5.0, gt=0, le=100)
+    """A component is kept if held-out images become likelier by this many standard errors."""
+    evidence_nat: float = Field(0.02, ge=0)
+    """A component is kept if a held-out image becomes likelier by this much on average, in nat."""
+    agreement: float = Field(0.3, ge=0, lt=1)
+    """A component is kept if its latents by the one half's model and by the other's correlate by this much."""
+    minimum_particles: int = Field(100, ge=10)
+    """Fewer particles than this in a half-set say nothing about heterogeneity."""
+    seed: int = 0
+    """Seed of the random start."""
+
+
+class HeterogeneityAnalyze(SpecimenSymmetry):
+    """Find states in the latent coordinates, and volumes along them."""
+
+    states: int = Field(0, ge=0, le=100)
+    """Number of states; 0 lets the Bayesian information criterion choose."""
+    maximum_states: int = Field(10, ge=1, le=100)
+    """Most states that the criterion may choose."""
+    dimensions: int = Field(0, ge=0, le=64)
+    """Leading latent coordinates that states are found in; 0 takes all."""
+    volumes: int = Field(7, ge=2, le=100)
+    """Volumes along each principal coordinate."""
+    coordinates: int = Field(3, ge=0, le=64)
+    """Principal coordinates along which volumes are made."""
+    reach_percentile: float = Field(5.0, ge=0, lt=50)
+    """Volumes reach from this percentile of the particles to its counterpart, so that none is extrapolated."""
+    minimum_fraction: float = Field(0.02, ge=0, lt=1)
+    """Smaller states than this fraction of the particles are not looked for."""
+    half_maps: bool = True
+    """Reconstruct raw half maps of each state from its particles, for validation."""
+    seed: int = 0
+    """Seed of the clustering's starts."""
+
+
+STEPS: dict[str, type[StepConfig]] = {"fit": HeterogeneityFit, "analyze": HeterogeneityAnalyze}

@@ -1,0 +1,289 @@
+"""The verb fit: two independent halves, fitted in growing bands, and what they have in common."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from emflow.device import generator
+from emflow.em.basis import BasisGrid, rebox
+from emflow.em.fourier import good_size
+from emflow.heterogeneity.agree import (
+    Evidence,
+    ShellAgreement,
+    align_halves,
+    apply_weights,
+    canonical_correlations,
+    correlations,
+    judge_held_out,
+    shell_agreement,
+    weigh_evidence,
+)
+from emflow.heterogeneity.config import HeterogeneityFit
+from emflow.heterogeneity.model import Model, Stack, em_pass, maximise, renormalise, statistics
+
+log = logging.getLogger("emflow")
+
+FRACTIONS = (0.26, 0.45, 0.71, 1.0)
+"""Bands, as fractions of the finest."""
+_LEAST_BAND = 6.0
+Models = tuple[Model, Model]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Both halves' models after a band: what a killed fit goes on from."""
+
+    number: int
+    """Bands that are done."""
+    band: float
+    models: Models
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The model that the halves agree on, and each particle's latents."""
+
+    volumes: Tensor
+    """V0 and the kept components, (K+1, n, n, n); a component is the change over one standard deviation."""
+    halves: tuple[Tensor, Tensor]
+    """The halves' own V0 … VK on the common axes, unfiltered."""
+    latent: Tensor
+    """Posterior means, (N, K)."""
+    covariance: Tensor
+    """Posterior covariances, (N, K, K)."""
+    contrast: Tensor
+    """(N,)."""
+    evidence: Evidence
+    kept: Tensor
+    """Which of the tried components were kept, (K_tried,)."""
+    canonical: Tensor
+    """Cosines of the canonical angles between the halves' kept components (of all, where none is kept)."""
+    shells: ShellAgreement
+    band: float
+    contrast_deviation: float
+
+
+def fit_model(
+    stack: Stack,
+    halves: tuple[Tensor, Tensor],
+    mask: Tensor,
+    cfg: HeterogeneityFit,
+    finest: float,
+    resume: Stage | None = None,
+    on_stage: Callable[[Stage], None] | None = None,
+) -> Fit:
+    """Fit V(z) in two independent halves and merge what they agree on.
+
+    Parameters
+    ----------
+    stack
+        All particles.
+    halves
+        Rows of each half-set.
+    mask
+        Soft mask, (n, n, n).
+    finest
+        Largest frequency index that may be used.
+    resume
+        Go on from here.
+    on_stage
+        Called after each band.
+    """
+    stage = resume or _mean_models(stack, halves, mask, finest)
+    if resume is None and on_stage:
+        on_stage(stage)
+    for number in range(stage.number, len(FRACTIONS)):
+        band = band_of(stage.band, number)
+        models = [
+            _fit_band(stack, rows, model, mask, band, cfg, (number, half))
+            for half, (rows, model) in enumerate(zip(halves, stage.models, strict=True))
+        ]
+        stage = Stage(number + 1, stage.band, (models[0], models[1]))
+        log.info("heterogeneity: band %.0f of %.0f done", band, stage.band)
+        if on_stage:
+            on_stage(stage)
+    return _merge(stack, halves, mask, cfg, stage)
+
+
+def band_of(finest: float, number: int) -> float:
+    """Band of a stage; no smaller than a few shells."""
+    return min(finest, max(_LEAST_BAND, round(finest * FRACTIONS[number])))
+
+
+def _grid(box: int, band: float, device: torch.device) -> BasisGrid:
+    """Grid of the smallest box that holds a band."""
+    return BasisGrid.build(min(box, good_size(2 * band + 4)), band, device=device)
+
+
+def _mask_of(mask: Tensor, size: int) -> Tensor:
+    n = mask.shape[-1]
+    return (rebox(mask[None], size)[0] * (size / n) ** 2).clamp(0, 1)
+
+
+def _mean_models(stack: Stack, halves: tuple[Tensor, Tensor], mask: Tensor, finest: float) -> Stage:
+    """Each half's mean map, and the band in which the two agree."""
+    grid = _grid(mask.shape[-1], finest, stack.device)
+    inner = _mask_of(mask, grid.box)
+    models = []
+    for rows in halves:
+        start = torch.zeros(1, grid.box, grid.box, grid.box, device=stack.device)
+        model = Model(start, 1e-4, _image_power(stack, rows))
+        for _ in range(3):
+            table = grid.to_table(model.volumes)
+            sums = em_pass(stack, rows, grid, table, model, torch.ones(len(rows), 1))
+            table = maximise(grid, table, sums, prior_mean=1e6)
+            model = replace(model, volumes=grid.to_volumes(table) * inner, noise=sums.noise)
+        models.append(model)
+    tables = [grid.to_table(model.volumes) for model in models]
+    curve = shell_agreement(grid, tables[0], tables[1]).correlation[:, 0]
+    below = torch.nonzero(curve[1:] < 0.143)
+    agreed = float(below[0, 0]) + 1 if len(below) else finest
+    return Stage(0, min(finest, max(_LEAST_BAND, agreed)), (models[0], models[1]))
+
+
+def _image_power(stack: Stack, rows: Tensor) -> Tensor:
+    """Mean power per noise group and shell: where the fit's noise estimate begins."""
+    groups, shells = int(stack.group.max()) + 1, int(stack.plane.shell[-1]) + 1
+    sums = torch.zeros(groups, shells, dtype=torch.float64, device=stack.device)
+    counts = torch.zeros_like(sums)
+    for _, part, spectra, _ in stack.batches(rows, stack.plane):
+        for group in stack.group[part].unique().tolist():
+            power = spectra[(stack.group[part] == group).to(stack.device)].square().sum(2)
+            sums[group].index_add_(0, stack.plane.shell, power.sum(0).double())
+            counts[group].index_add_(
+                0, stack.plane.shell, torch.full_like(stack.plane.radius, len(power)).double()
+            )
+    common = sums.sum(0) / counts.sum(0).clamp(min=1)
+    return torch.where(counts > 0, sums / counts.clamp(min=1), common).float()
+
+
+def _fit_band(
+    stack: Stack,
+    rows: Tensor,
+    model: Model,
+    mask: Tensor,
+    band: float,
+    cfg: HeterogeneityFit,
+    stream: tuple[int, int],
+) -> Model:
+    """EM passes of one half within one band."""
+    number, half = stream
+    grid = _grid(mask.shape[-1], band, stack.device)
+    inner = _mask_of(mask, grid.box)
+    volumes = rebox(model.volumes, grid.box)
+    given = None
+    if model.components == 0:
+        empty = volumes.new_zeros(cfg.components, *volumes.shape[1:])
+        volumes = torch.cat([volumes, empty])
+        given = torch.randn(
+            len(rows), cfg.components + 1, generator=generator(cfg.seed, half), dtype=torch.float64
+        )
+        given[:, 0] = 1
+        model = replace(model, contrast_variance=cfg.contrast_deviation**2)
+    model = replace(model, volumes=volumes)
+    for _ in range(cfg.iterations[number]):
+        table = grid.to_table(model.volumes)
+        sums = em_pass(stack, rows, grid, table, model, given)
+        volumes = grid.to_volumes(maximise(grid, table, sums)) * inner
+        if given is None:
+            volumes, contrast = renormalise(volumes, sums)
+            model = Model(volumes, contrast, sums.noise)
+        else:
+            model = replace(model, volumes=volumes)
+        given = None
+    return model
+
+
+def _merge(
+    stack: Stack, halves: tuple[Tensor, Tensor], mask: Tensor, cfg: HeterogeneityFit, stage: Stage
+) -> Fit:
+    """Common axes, evidence on held-out images, the Wiener-filtered mean of what is kept, final latents."""
+    grid = _grid(mask.shape[-1], stage.band, stack.device)
+    aligned = align_halves(*(rebox(model.volumes, grid.box) for model in stage.models))
+    tables = [grid.to_table(volumes) for volumes in aligned]
+    shells = shell_agreement(grid, tables[0], tables[1])
+    single = [apply_weights(grid, table, shells.single()) for table in tables]
+    gains, own, other = [], [], []
+    for half, rows in enumerate(halves):
+        model = replace(stage.models[1 - half], noise=stage.models[half].noise)
+        held_out = judge_held_out(stack, rows, grid, single[1 - half], model)
+        gains.append(held_out.gain)
+        other.append(held_out.mean[:, 1:])
+        own.append(judge_held_out(stack, rows, grid, single[half], stage.models[half]).mean[:, 1:])
+    evidence = weigh_evidence(
+        torch.cat(gains), torch.cat(own), torch.cat(other), correlations(*aligned)[1:].cpu()
+    )
+    kept = evidence.kept(cfg.evidence_deviations, cfg.evidence_nat, cfg.agreement)
+    chosen = torch.cat([torch.tensor([True]), kept]).to(stack.device)
+    merged = apply_weights(grid, (tables[0] + tables[1]) / 2, shells.merged())
+    inner = _mask_of(mask, grid.box)
+    volumes = (grid.to_volumes(merged) * inner)[chosen]
+    variance = sum(model.contrast_variance for model in stage.models) / 2
+    latent, covariance, contrast = _latents(stack, halves, grid, volumes, stage, variance)
+    volumes, latent, covariance = principal_axes(volumes, latent, covariance)
+    compared = [v[1:][kept] if bool(kept.any()) else v[1:] for v in aligned]
+    return Fit(
+        rebox(volumes, mask.shape[-1]),
+        (rebox(aligned[0], mask.shape[-1]), rebox(aligned[1], mask.shape[-1])),
+        latent,
+        covariance,
+        contrast,
+        evidence,
+        kept,
+        canonical_correlations(compared[0], compared[1]).cpu(),
+        shells,
+        stage.band,
+        variance**0.5,
+    )
+
+
+def _latents(
+    stack: Stack,
+    halves: tuple[Tensor, Tensor],
+    grid: BasisGrid,
+    volumes: Tensor,
+    stage: Stage,
+    contrast_variance: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Posterior means (N, K), covariances (N, K, K) and contrasts (N,) of all particles."""
+    table = grid.to_table(volumes)
+    count, total = len(volumes), len(stack.rotations)
+    means = torch.zeros(total, count, dtype=torch.float64)
+    covariances = torch.zeros(total, count, count, dtype=torch.float64)
+    for rows, own in zip(halves, stage.models, strict=True):
+        model = Model(volumes, contrast_variance, own.noise)
+        for _, part, stats, _ in statistics(stack, rows, table, grid, model):
+            mean, covariance, _ = stats.posterior(contrast_variance)
+            means[part], covariances[part] = mean.cpu(), covariance.cpu()
+    return means[:, 1:], covariances[:, 1:, 1:], means[:, 0]
+
+
+def principal_axes(volumes: Tensor, latent: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Turn to principal coordinates of the volumes: uncorrelated, of deviation 1, by falling variance.
+
+    The population's covariance is that of the means plus the mean posterior covariance. Each component's
+    sign makes its sum of cubes positive, so that equal models look equal.
+    """
+    count = len(volumes) - 1
+    if count == 0:
+        return volumes, latent, covariance
+    flat = volumes.flatten(1).double().cpu()
+    centre = latent.mean(0)
+    spread = (latent - centre).T @ (latent - centre) / len(latent) + covariance.mean(0)
+    gram = flat[1:] @ flat[1:].T
+    factor = torch.linalg.cholesky(gram + 1e-12 * gram.diagonal().mean() * torch.eye(count))
+    values, vectors = torch.linalg.eigh(factor.T @ spread @ factor)
+    scale = values.flip(0).clamp(min=1e-30).sqrt()
+    turn = (factor @ vectors.flip(1)) / scale  # z' = z · turn
+    components = torch.linalg.solve(turn, flat[1:])
+    sign = torch.sign((components**3).sum(1))
+    sign = torch.where(sign == 0, 1.0, sign)
+    turn, components = turn * sign, components * sign[:, None]
+    mean = flat[:1] + centre @ flat[1:]
+    out = torch.cat([mean, components]).to(volumes).view_as(volumes)
+    return out, (latent - centre) @ turn, turn.T @ covariance @ turn

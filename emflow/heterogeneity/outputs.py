@@ -1,0 +1,258 @@
+"""What the heterogeneity room writes, and the checkpoint of its fit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import safetensors
+import torch
+from safetensors.torch import save_file
+
+from emflow.figure import png_bytes
+from emflow.em.wiener import reconstruct_from_poses
+from emflow.heterogeneity.analyze import States, decode
+from emflow.heterogeneity.figures import draw_agreement, draw_latents
+from emflow.heterogeneity.fit import Fit, Stage
+from emflow.heterogeneity.inputs import FittedFolder, Posed, posed_batches
+from emflow.heterogeneity.judge import judge_fit, judge_states, judge_too_few
+from emflow.heterogeneity.model import Model
+from emflow.io.atomic import atomic_path, write_bytes
+from emflow.io.mrc import write_mrc
+from emflow.io.record import verdict, write_metrics, write_verdicts
+from emflow.io.star import integers, write_star
+
+CHECKPOINT = ".stage.safetensors"
+
+
+def save_stage(folder: Path, key: str) -> Callable[[Stage], None]:
+    """A function that keeps the last stage of a fit in its folder."""
+
+    def save(stage: Stage) -> None:
+        tensors = {}
+        for half, model in enumerate(stage.models):
+            tensors[f"volumes{half}"] = model.volumes.contiguous().cpu()
+            tensors[f"noise{half}"] = model.noise.contiguous().cpu()
+            tensors[f"contrast{half}"] = torch.tensor(model.contrast_variance, dtype=torch.float64)
+        about = {"key": key, "number": str(stage.number), "band": repr(stage.band)}
+        with atomic_path(folder / CHECKPOINT) as temporary:
+            save_file(tensors, temporary, about)
+
+    return save
+
+
+def load_stage(folder: Path, key: str, device: torch.device) -> Stage | None:
+    """The last stage of a fit with this key, if one was killed here."""
+    path = folder / CHECKPOINT
+    if not path.is_file():
+        return None
+    try:
+        with safetensors.safe_open(path, framework="pt") as held:  # type: ignore[attr-defined]
+            about = held.metadata()
+            if about.get("key") != key:
+                return None
+            models = [
+                Model(
+                    held.get_tensor(f"volumes{half}").to(device),
+                    float(held.get_tensor(f"contrast{half}")),
+                    held.get_tensor(f"noise{half}").to(device),
+                )
+                for half in (0, 1)
+            ]
+    except (safetensors.SafetensorError, KeyError):  # cut short by a full disk: begin again
+        return None
+    return Stage(int(about["number"]), float(about["band"]), (models[0], models[1]))
+
+
+def write_fit(out: Path, posed: Posed, fit: Fit, scale: float) -> None:
+    """Write a fit's folder; latents.star comes last."""
+    volumes = (fit.volumes * scale).cpu().numpy()
+    pixel = posed.pixel_size_angstrom
+    count = len(volumes) - 1
+    _clear(out)
+    for k in range(1, count + 1):
+        write_mrc(out / f"component_{k:02d}.mrc", volumes[k], pixel)
+    for half, own in enumerate(fit.halves, start=1):
+        maps = (own * scale).cpu().numpy()
+        write_mrc(out / "halves" / f"half{half}_mean.mrc", maps[0], pixel)
+        for k, kept in enumerate(fit.kept.tolist(), start=1):
+            if kept:
+                write_mrc(out / "halves" / f"half{half}_axis_{k:02d}.mrc", maps[k], pixel)
+    shells = range(min(len(fit.shells.correlation), int(fit.band) + 2))
+    curves = {"rlnSpectralIndex": list(shells)} | {
+        name: fit.shells.correlation[: len(shells), k].cpu().numpy()
+        for k, name in enumerate(["emflowMean", *(f"emflowAxis{k}" for k in range(1, len(fit.kept) + 1))])
+    }
+    write_star(out / "agreement.star", {"axes": _axes(fit), "fsc": pd.DataFrame(curves)})
+    write_bytes(out / "figures" / "agreement.png", png_bytes(draw_agreement(fit, posed.box * pixel)))
+    sizes = [int((posed.half == h).sum()) for h in (1, 2)]
+    power = (volumes[1:] ** 2).sum((1, 2, 3)) / max(float((volumes[0] ** 2).sum()), 1e-30)
+    metrics: dict[str, float | int | None] = {
+        "particles": sum(sizes),
+        "particles_half1": sizes[0],
+        "particles_half2": sizes[1],
+        "components_tried": len(fit.kept),
+        "components": count,
+        "resolution_angstrom": posed.box * pixel / fit.band,
+        "contrast_deviation": fit.contrast_deviation,
+        "held_out_gain_nat": float(fit.evidence.gain[fit.kept].sum()),
+        "canonical_correlation_min": float(fit.canonical.min()) if count else None,
+        "latent_correlation_min": float(fit.evidence.latent[fit.kept].min()) if count else None,
+    }
+    metrics |= {f"component_{k + 1:02d}_power_fraction": float(power[k]) for k in range(count)}
+    write_metrics(out / "metrics.json", metrics)
+    write_verdicts(out / "verdicts.json", [verdict(*row) for row in judge_fit(fit)])
+    write_mrc(out / "mean.mrc", volumes[0], pixel)
+    _write_particles(out, posed)
+    write_star(out / "latents.star", {"particles": latent_table(posed, fit)})
+
+
+def latent_table(posed: Posed, fit: Fit) -> pd.DataFrame:
+    """One row per particle: identity, half, latents, their deviations, contrast."""
+    rows = posed.half > 0
+    deviation = fit.covariance.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()
+    columns = {
+        "emflowParticleId": posed.particles.table["emflowParticleId"].to_numpy()[rows],
+        "rlnRandomSubset": posed.half[rows],
+    }
+    for k in range(fit.latent.shape[1]):
+        columns[f"emflowLatent{k + 1}"] = fit.latent[:, k].float().numpy()[rows]
+        columns[f"emflowLatentDeviation{k + 1}"] = deviation[:, k].float().numpy()[rows]
+    columns["emflowContrast"] = fit.contrast.float().numpy()[rows]
+    return pd.DataFrame(columns)
+
+
+def write_too_few(out: Path, posed: Posed, why: str) -> None:
+    """Write the results of a set from which nothing can be learnt."""
+    _clear(out)
+    count = len(posed.particles)
+    names = ("particles", "components_tried", "components")
+    write_metrics(out / "metrics.json", dict(zip(names, (count, 0, 0), strict=True)))
+    write_verdicts(out / "verdicts.json", [verdict(*judge_too_few(why))])
+    empty = torch.zeros(posed.box, posed.box, posed.box).numpy()
+    write_mrc(out / "mean.mrc", empty, posed.pixel_size_angstrom)
+    _write_particles(out, posed)
+    table = posed.particles.table
+    ids = table["emflowParticleId"].to_numpy() if "emflowParticleId" in table else []
+    columns = {"emflowParticleId": ids, "rlnRandomSubset": posed.half}
+    write_star(out / "latents.star", {"particles": pd.DataFrame(columns)})
+
+
+def _axes(fit: Fit) -> pd.DataFrame:
+    evidence = fit.evidence
+    return pd.DataFrame(
+        {
+            "emflowAxis": range(1, len(fit.kept) + 1),
+            "emflowKept": fit.kept.int().numpy(),
+            "emflowHeldOutGain": evidence.gain.numpy(),
+            "emflowHeldOutDeviations": evidence.deviations.numpy(),
+            "emflowLatentCorrelation": evidence.latent.numpy(),
+            "emflowVolumeCorrelation": evidence.volume.numpy(),
+        }
+    )
+
+
+def _write_particles(out: Path, posed: Posed) -> None:
+    """The particle table as it came; names of stacks are made to hold from the working folder."""
+    particles = posed.particles
+    table = particles.table
+    if particles.stack is not None and particles.index is not None and len(table):
+        names = table["rlnImageName"].tolist()
+        for row, (stack, index) in enumerate(zip(particles.stack, particles.index, strict=True)):
+            if not Path(names[row].rpartition("@")[2]).is_file():
+                names[row] = f"{index + 1:06d}@{particles.stacks[stack]}"
+        table = table.assign(rlnImageName=names)
+    write_star(out / "particles.star", {"optics": particles.optics, "particles": table})
+
+
+def _clear(out: Path) -> None:
+    """Remove components of an earlier fit; fewer may come now."""
+    for pattern in ("component_*.mrc", "halves/half?_*.mrc", "figures/*.png"):
+        for path in out.glob(pattern):
+            path.unlink()
+
+
+def read_verdicts(folder: Path) -> list[dict[str, str]]:
+    """Verdicts of a fit."""
+    rows: list[dict[str, str]] = json.loads((folder / "verdicts.json").read_text(encoding="utf-8"))
+    return rows
+
+
+def clear_states(out: Path) -> None:
+    """Remove the states and volumes of an earlier analysis; fewer may come now."""
+    for pattern in ("states/*/particles.star", "states/*/half?.mrc", "volumes/*.mrc", "component_*.mrc"):
+        for path in out.glob(pattern):
+            path.unlink()
+    for folder in out.glob("states/*"):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def write_half_maps(
+    out: Path, found: FittedFolder, states: States, symmetry: str, device: torch.device
+) -> None:
+    """Write states/NN/half1.mrc and half2.mrc: raw maps of each state's particles."""
+    particles = found.particles
+    facts = particles.common_facts()
+    half = integers(found.table, "rlnRandomSubset")
+    for number in range(1, len(states.centres) + 1):
+        for side in (1, 2):
+            rows = np.flatnonzero((states.state == number) & (half == side))
+            if not len(rows):
+                continue
+            volume = reconstruct_from_poses(
+                posed_batches(particles, rows, device),
+                facts.box_px,
+                facts.pixel_size_angstrom,
+                symmetry=symmetry,
+            )
+            path = out / "states" / f"{number:02d}" / f"half{side}.mrc"
+            write_mrc(path, volume.cpu().numpy(), facts.pixel_size_angstrom)
+
+
+def write_states(
+    out: Path,
+    verdicts: list[dict[str, str]],
+    found: FittedFolder,
+    states: States,
+    paths: list[np.ndarray],
+    seed: int,
+) -> None:
+    """Write an analysis: volumes, tables of the states, figures, metrics; latents.star comes last."""
+    voxel = found.voxel_size_angstrom
+    write_mrc(out / "mean.mrc", found.volumes[0], voxel)
+    for k in range(1, len(found.volumes)):
+        write_mrc(out / f"component_{k:02d}.mrc", found.volumes[k], voxel)
+    points = [(f"pc{k:02d}_{i:02d}", z) for k, path in enumerate(paths, 1) for i, z in enumerate(path, 1)]
+    counts = np.bincount(states.state, minlength=len(states.centres) + 1)[1:]
+    points += [(f"state_{number:02d}", z) for number, z in enumerate(states.centres, 1)]
+    for name, z in points:
+        write_mrc(out / "volumes" / f"{name}.mrc", decode(found.volumes, z), voxel)
+    rows = {"emflowVolume": [f"volumes/{name}.mrc" for name, _ in points]}
+    for k in range(found.latent.shape[1]):
+        rows[f"emflowLatent{k + 1}"] = [float(z[k]) for _, z in points]
+    write_star(out / "volumes" / "volumes.star", {"volumes": pd.DataFrame(rows)})
+    for number in range(1, len(states.centres) + 1):
+        own = found.particles.table[states.state == number]
+        tables = {"optics": found.particles.optics, "particles": own}
+        write_star(out / "states" / f"{number:02d}" / "particles.star", tables)
+    if found.latent.shape[1]:
+        drawn = draw_latents(found.latent, states.state, seed)
+        write_bytes(out / "figures" / "latents.png", png_bytes(drawn))
+    else:
+        (out / "figures" / "latents.png").unlink(missing_ok=True)
+    metrics: dict[str, float | int | None] = {
+        "particles": len(found.latent),
+        "components": found.latent.shape[1],
+        "states": len(states.centres),
+        "silhouette": states.silhouette,
+    }
+    metrics |= {f"state_{number:02d}_particles": int(count) for number, count in enumerate(counts, 1)}
+    write_metrics(out / "metrics.json", metrics)
+    told = judge_states(len(states.centres), states.silhouette, int(counts.min()) if len(counts) else 0)
+    write_verdicts(out / "verdicts.json", [*verdicts, verdict(*told)])
+    table = found.table.assign(emflowCluster=states.state, emflowClusterProbability=states.probability)
+    write_star(out / "latents.star", {"particles": table})
