@@ -72,6 +72,13 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
             "refine": "Refine poses and map in two independent halves.",
         },
     ),
+    "heterogeneity": (
+        "Find how the particles differ.",
+        {
+            "fit": "Fit a mean map and components, and a latent coordinate per particle, in two halves.",
+            "analyze": "Find states in the latents; write their particles and volumes along the coordinates.",
+        },
+    ),
     "validate": ("Judge half maps.", {"maps": "FSC, resolution and angular coverage of two half maps."}),
 }
 """Room → its help and its verbs; each verb is the function of that name in ``emflow.<room>.command``

@@ -1,0 +1,50 @@
+"""Denoise one micrograph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from emflow.denoise.scale import Scale, to_scale
+from emflow.nn.tiles import run_tiled
+from emflow.nn.unet import UNet
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """A denoised micrograph and how much was kept of it."""
+
+    image: Tensor
+    """(H, W), in the units of the micrograph; nothing finer than the working scale's Nyquist frequency."""
+    kept_variance: float
+    """Variance of what the network puts out over that of what it is given (1 is all, noise included)."""
+
+
+@torch.no_grad()
+def denoise(
+    image: Tensor, pixel_size_angstrom: float, network: UNet, scale: Scale, tile_px: int, bright: bool
+) -> Denoised:
+    """Denoise one micrograph: resample, normalise once, run the network, undo both.
+
+    Parameters
+    ----------
+    image
+        (H, W), float32.
+    network, scale
+        The model; it knows dark protein only.
+    tile_px
+        Side of the tiles, in pixels of the working scale.
+    bright
+        Whether protein is bright in the image: then it is negated on the way in and out.
+
+    Raises
+    ------
+    EmflowError
+        If there is nothing in the image that could be denoised.
+    """
+    scaled = to_scale(image, pixel_size_angstrom, scale)
+    sign = -1.0 if bright else 1.0
+    z = sign * run_tiled(network, sign * scaled.z, tile_px)
+    return Denoised(scaled.restore(z), float(z.var() / scaled.z.var()))

@@ -1,0 +1,166 @@
+"""Commands of the denoise room: files in, files out."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from emflow import device as devices
+from emflow.denoise.apply import denoise
+from emflow.denoise.config import DenoiseApply, DenoiseTrain
+from emflow.denoise.inputs import (
+    is_bright,
+    load_model,
+    load_tables,
+    read_sample,
+    spread_over,
+    what_is_learned_from,
+)
+from emflow.denoise.outputs import ImageJournal, training_metrics, training_verdicts, with_denoised
+from emflow.denoise.scale import Scale
+from emflow.denoise.train import held_out_gain, train_denoiser
+from emflow.io.image import is_restored, read_image
+from emflow.io.journal import result_key
+from emflow.io.micrographs import for_each, load_micrographs
+from emflow.io.mrc import RESTORED_LABEL, write_mrc
+from emflow.io.record import Record, write_metrics, write_verdicts
+from emflow.io.star import write_star
+from emflow.nn.unet import UNet, on_device
+from emflow.nn.weights import CheckpointFile, write_model
+from emflow.step import EmflowError, Run
+
+log = logging.getLogger("emflow")
+
+
+def apply(micrographs: Path, out: Path, /, *, cfg: DenoiseApply = DenoiseApply(), run: Run = Run()) -> None:
+    """Denoise each micrograph. The results are marked: they serve picking and viewing, never a map.
+
+    Parameters
+    ----------
+    micrographs
+        STAR table, folder, glob (in quotes) or image.
+    out
+        STAR table to write; the images go to images/ beside it, by the micrographs' ids.
+    """
+    device = devices.prepare(run)
+    listed = load_micrographs(micrographs, cfg)
+    network, scale, model = load_model(cfg.weights, device)
+
+    def target(row: int) -> Path:
+        return out.parent / "images" / f"{listed.identity(row)}.mrc"
+
+    def work(row: int) -> dict[str, Any]:
+        name, pixel = listed.name(row), listed.facts(row).pixel_size_angstrom
+        assert pixel is not None
+        if is_restored(name):
+            raise EmflowError(f"{name}: already denoised (its label says so); give the raw micrograph.")
+        image = torch.from_numpy(read_image(name)).to(device)
+        bright = is_bright(listed, row, cfg.contrast)
+        result = denoise(image, pixel, network, scale, cfg.tile_px, bright)
+        write_mrc(target(row), result.image.cpu().numpy(), pixel, labels=(RESTORED_LABEL,))
+        return {"kept": f"{result.kept_variance:.4g}"}
+
+    def key(row: int) -> str:
+        digest = listed.table["emflowDigest"].iloc[row] if "emflowDigest" in listed.table else ""
+        bright = is_bright(listed, row, cfg.contrast)
+        return result_key(
+            cfg, listed.name(row), listed.identity(row), listed.facts(row), digest, bright, model.sha256
+        )
+
+    with Record("denoise.apply", cfg, run, inputs=[micrographs]) as record:
+        journal = ImageJournal(out.with_name(f".{out.stem}.journal"), out.parent / "images")
+        results, set_aside = for_each(listed, work, journal, key)
+        table = with_denoised(listed.table, {row: (target(row), results[row]["kept"]) for row in results})
+        write_star(out, {"optics": listed.optics, "micrographs": table, "set_aside": set_aside})
+        record.notes = {"micrographs": len(table), "set_aside": len(set_aside), "weights": model.sha256}
+
+
+def train(
+    *paths: Path,
+    even: str | None = None,
+    odd: str | None = None,
+    cfg: DenoiseTrain = DenoiseTrain(),
+    run: Run = Run(),
+) -> None:
+    """Train a model on micrographs, from their half sums or from themselves alone.
+
+    Parameters
+    ----------
+    paths
+        STAR tables (shards), a folder or a glob (in quotes), and last the folder to write: model.safetensors,
+        its manifest model.json, micrographs.star, metrics.json, verdicts.json.
+    even, odd
+        Patterns of the half sums' paths where no table names them, with {name} for a micrograph's base name.
+    """
+    if len(paths) < 2:
+        raise EmflowError("denoise train: give micrographs, and last the folder to write the model to.")
+    *sources, out = paths
+    device = devices.prepare(run)
+    chosen = spread_over(load_tables(sources, cfg, even, odd), cfg.max_micrographs)
+    learn_from = what_is_learned_from(chosen, cfg.target)
+    with Record("denoise.train", cfg, run, inputs=sources) as record:
+        network, scale, begun_from = _begin(cfg, device)
+        samples, used = [], []
+        for row in range(len(chosen)):
+            try:
+                sample = read_sample(chosen, row, learn_from, scale, cfg)
+            except EmflowError as error:
+                log.warning("left out of the training: %s: %s", chosen.name(row), error)
+                continue
+            if sample is not None:
+                samples.append(sample)
+                used.append(row)
+        if len(samples) < 2:
+            raise EmflowError(
+                f"denoise train: {len(samples)} of {len(chosen)} micrographs can be learned from; expected at "
+                "least 2 (one is held out). Give more micrographs, or apply the general model."
+            )
+        identities = [(chosen.identity(row), chosen.name(row)) for row in used]
+        key = result_key(cfg, begun_from, learn_from, identities)
+        checkpoint = CheckpointFile(out / ".checkpoint.safetensors", key)
+        held_out = [number % 10 == 1 for number in range(len(samples))]
+        learned = [s for s, held in zip(samples, held_out, strict=True) if not held]
+        unseen = [s for s, held in zip(samples, held_out, strict=True) if held]
+        outcome = train_denoiser(network, learned, cfg, device, checkpoint)
+        gain = held_out_gain(outcome.network, unseen, cfg, device)
+        metrics = training_metrics(outcome.losses, gain, len(learned), len(unseen))
+        write_metrics(out / "metrics.json", metrics)
+        write_verdicts(out / "verdicts.json", training_verdicts(gain))
+        table = chosen.table.iloc[used].reset_index(drop=True)
+        table["emflowHeldOut"] = ["1" if held else "0" for held in held_out]
+        write_star(out / "micrographs.star", {"optics": chosen.optics, "micrographs": table})
+        write_model(
+            out / "model.safetensors",
+            outcome.network.state_dict(),
+            {"kind": "unet", "widths": list(network.widths)},
+            licence="of the data it was trained on",
+            recipe=[
+                "emflow denoise train " + " ".join(sys.argv[3:]) if sys.argv[3:] else "emflow denoise train"
+            ],
+            facts={
+                "scale": {name: getattr(scale, name) for name in Scale.__dataclass_fields__},
+                "learned_from": learn_from,
+                "begun_from": begun_from,
+                "settings": cfg.model_dump(mode="json"),
+                "micrographs": hashlib.sha256(repr(identities).encode()).hexdigest(),
+                "held_out_gain": gain,
+            },
+        )
+        checkpoint.remove()
+        record.notes = dict(metrics)
+
+
+def _begin(cfg: DenoiseTrain, device: torch.device) -> tuple[UNet, Scale, str]:
+    """First weights, the scale, and what the weights are: a checksum or scratch."""
+    if cfg.start == "general":
+        network, scale, model = load_model(None, device)
+        return network.requires_grad_(True), scale, model.sha256
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cfg.seed)
+        network = UNet(cfg.widths)
+    return on_device(network, device), Scale(pixel_angstrom=cfg.pixel_angstrom), "scratch"

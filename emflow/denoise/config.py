@@ -1,0 +1,44 @@
+"""Settings of the denoise room."""
+
+from pydantic import Field
+
+from emflow.step import OpticsFacts, SpecimenContrast, StepConfig
+
+
+class DenoiseTrain(SpecimenContrast, OpticsFacts):
+    """Train a model on the session's own micrographs, from pairs with independent noise."""
+
+    seed: int = Field(0, ge=0)
+    """Seed of the first weights, the crops and the noise that is added."""
+    start: str = Field("general", pattern=r"^(general|scratch)$")
+    """Begin with the general model (fine-tune it), or from scratch."""
+    target: str = Field("auto", pattern=r"^(auto|halves|single|clean)$")
+    """What is learned from: halves (even and odd sums), single (the micrograph alone, with noise added and taken
+    away), clean (noise-free images of a simulated session, column emflowCleanName); auto takes halves where
+    there are any, else single."""
+    steps: int = Field(1000, gt=0, le=1000000)
+    """Training steps."""
+    batch: int = Field(16, gt=0, le=4096)
+    """Crops in a step."""
+    crop_px: int = Field(96, ge=32, le=1024, multiple_of=16)
+    """Side of a crop, in pixels of the scale that the network works at."""
+    learning_rate: float = Field(1e-3, gt=0, le=1)
+    """Highest learning rate of Adam; it rises over the first twentieth of the steps and falls to 0."""
+    max_micrographs: int = Field(100, gt=0, le=10000)
+    """Micrographs to learn from, spread evenly over the list; they are held in memory, at the working scale."""
+    pixel_angstrom: float = Field(6.0, gt=0, le=50)
+    """Pixel of the scale that the network works at, in ångström; only from scratch, else the general model's."""
+    widths: tuple[int, ...] = Field((16, 32, 48, 64), min_length=2, max_length=7)
+    """Channels of the network at its finest scale and at each halving; only from scratch."""
+
+
+class DenoiseApply(SpecimenContrast, OpticsFacts):
+    """Denoise micrographs with the general model or with one of your own."""
+
+    weights: str | None = None
+    """Weights of a trained model (.safetensors, its manifest beside it); null takes the general model."""
+    tile_px: int = Field(1024, ge=256, le=8192, multiple_of=64)
+    """Side of the tiles in which large images are worked through, in pixels of the working scale; bounds the memory."""
+
+
+STEPS: dict[str, type[StepConfig]] = {"train": DenoiseTrain, "apply": DenoiseApply}

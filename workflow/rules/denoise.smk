@@ -1,0 +1,55 @@
+# Denoise micrographs with the general model, or with the weights that denoise.apply.weights names. The images lie
+# beside a shard's table and are not declared, so that a rerun keeps what is still good. Training is never part of
+# a run: ask for its model by name (snakemake ... results/PROJECT/denoise/model/model.safetensors), then set
+# denoise.apply.weights to it.
+
+
+rule denoise_train:
+    input:
+        expand("<results>/session/check/shard_{shard}.star", shard=project.shards),
+    output:
+        "<results>/denoise/model/model.safetensors",
+        "<results>/denoise/model/model.json",
+        "<results>/denoise/model/metrics.json",
+        "<results>/denoise/model/verdicts.json",
+    log:
+        "<results>/records/denoise.train/all.json",
+    conda:
+        "../../envs/emflow.yaml"
+    threads: project.threads(8)
+    resources:
+        gpu=project.gpu,
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=lambda wildcards, attempt: 480 * attempt,
+    params:
+        cfg=section("denoise.train"),
+        folder=subpath(output[0], parent=True),
+    shell:
+        "emflow denoise train {input} {params.folder}"
+        " --json {params.cfg:q} --threads {threads} --record {log}"
+
+
+rule denoise_apply:
+    input:
+        "<results>/session/check/shard_{shard}.star",
+        weights=[
+            name
+            for name in [project.settings.section("denoise.apply").weights]
+            if name
+        ],
+    output:
+        "<results>/denoise/shard_{shard}.star",
+    log:
+        "<results>/records/denoise.apply/shard_{shard}.json",
+    conda:
+        "../../envs/emflow.yaml"
+    threads: project.threads(4)
+    resources:
+        gpu=project.gpu,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        cfg=section("denoise.apply"),
+    shell:
+        "emflow denoise apply {input[0]} {output}"
+        " --json {params.cfg:q} --threads {threads} --record {log}"
