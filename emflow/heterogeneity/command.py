@@ -16,7 +16,6 @@ from emflow.heterogeneity.outputs import (
     CHECKPOINT,
     clear_states,
     load_stage,
-    read_verdicts,
     save_stage,
     write_fit,
     write_half_maps,
@@ -107,4 +106,4 @@ def analyze(
         clear_states(out)
         if cfg.half_maps and len(found.latent):
             write_half_maps(out, found, states, cfg.symmetry, device)
-        write_states(out, read_verdicts(fitted), found, states, paths, cfg.seed)
+        write_states(out, fitted, found, states, paths, cfg.seed)

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -224,6 +225,27 @@ def read_fit(folder: Path, images: bool) -> FittedFolder:
     places = [None if part is None else part[rows] for part in (whole.stack, whole.index)]
     particles = Particles(whole.table.iloc[rows], whole.optics, whole.stacks, *places)
     return FittedFolder(table, latent, volumes, voxel, particles)
+
+
+def read_verdicts(folder: Path) -> list[dict[str, str]]:
+    """Verdicts of a fit."""
+    rows: list[dict[str, str]] = _read_json(folder / "verdicts.json")
+    return rows
+
+
+def read_metrics(folder: Path) -> dict[str, float | int | None]:
+    """Figures of a fit."""
+    figures: dict[str, float | int | None] = _read_json(folder / "metrics.json")
+    return figures
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise EmflowError(
+            f"{path}: cannot be read ({error}); expected a folder of heterogeneity fit."
+        ) from None
 
 
 def posed_batches(particles: Particles, rows: np.ndarray, device: torch.device) -> Iterator[PosedImages]:

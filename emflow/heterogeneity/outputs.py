@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,12 +11,12 @@ import safetensors
 import torch
 from safetensors.torch import save_file
 
-from emflow.figure import png_bytes
 from emflow.em.wiener import reconstruct_from_poses
+from emflow.figure import png_bytes
 from emflow.heterogeneity.analyze import States, decode
 from emflow.heterogeneity.figures import draw_agreement, draw_latents
 from emflow.heterogeneity.fit import Fit, Stage
-from emflow.heterogeneity.inputs import FittedFolder, Posed, posed_batches
+from emflow.heterogeneity.inputs import FittedFolder, Posed, posed_batches, read_metrics, read_verdicts
 from emflow.heterogeneity.judge import judge_fit, judge_states, judge_too_few
 from emflow.heterogeneity.model import Model
 from emflow.io.atomic import atomic_path, write_bytes
@@ -50,7 +49,7 @@ def load_stage(folder: Path, key: str, device: torch.device) -> Stage | None:
     if not path.is_file():
         return None
     try:
-        with safetensors.safe_open(path, framework="pt") as held:  # type: ignore[attr-defined]
+        with safetensors.safe_open(path, framework="pt") as held:
             about = held.metadata()
             if about.get("key") != key:
                 return None
@@ -136,7 +135,7 @@ def write_too_few(out: Path, posed: Posed, why: str) -> None:
     write_mrc(out / "mean.mrc", empty, posed.pixel_size_angstrom)
     _write_particles(out, posed)
     table = posed.particles.table
-    ids = table["emflowParticleId"].to_numpy() if "emflowParticleId" in table else []
+    ids = table["emflowParticleId"].tolist() if "emflowParticleId" in table else []
     columns = {"emflowParticleId": ids, "rlnRandomSubset": posed.half}
     write_star(out / "latents.star", {"particles": pd.DataFrame(columns)})
 
@@ -175,12 +174,6 @@ def _clear(out: Path) -> None:
             path.unlink()
 
 
-def read_verdicts(folder: Path) -> list[dict[str, str]]:
-    """Verdicts of a fit."""
-    rows: list[dict[str, str]] = json.loads((folder / "verdicts.json").read_text(encoding="utf-8"))
-    return rows
-
-
 def clear_states(out: Path) -> None:
     """Remove the states and volumes of an earlier analysis; fewer may come now."""
     for pattern in ("states/*/particles.star", "states/*/half?.mrc", "volumes/*.mrc", "component_*.mrc"):
@@ -215,7 +208,7 @@ def write_half_maps(
 
 def write_states(
     out: Path,
-    verdicts: list[dict[str, str]],
+    fitted: Path,
     found: FittedFolder,
     states: States,
     paths: list[np.ndarray],
@@ -231,7 +224,7 @@ def write_states(
     points += [(f"state_{number:02d}", z) for number, z in enumerate(states.centres, 1)]
     for name, z in points:
         write_mrc(out / "volumes" / f"{name}.mrc", decode(found.volumes, z), voxel)
-    rows = {"emflowVolume": [f"volumes/{name}.mrc" for name, _ in points]}
+    rows: dict[str, list[str] | list[float]] = {"emflowVolume": [f"volumes/{name}.mrc" for name, _ in points]}
     for k in range(found.latent.shape[1]):
         rows[f"emflowLatent{k + 1}"] = [float(z[k]) for _, z in points]
     write_star(out / "volumes" / "volumes.star", {"volumes": pd.DataFrame(rows)})
@@ -244,15 +237,13 @@ def write_states(
         write_bytes(out / "figures" / "latents.png", png_bytes(drawn))
     else:
         (out / "figures" / "latents.png").unlink(missing_ok=True)
-    metrics: dict[str, float | int | None] = {
-        "particles": len(found.latent),
-        "components": found.latent.shape[1],
+    metrics = read_metrics(fitted) | {
         "states": len(states.centres),
         "silhouette": states.silhouette,
     }
     metrics |= {f"state_{number:02d}_particles": int(count) for number, count in enumerate(counts, 1)}
     write_metrics(out / "metrics.json", metrics)
     told = judge_states(len(states.centres), states.silhouette, int(counts.min()) if len(counts) else 0)
-    write_verdicts(out / "verdicts.json", [*verdicts, verdict(*told)])
+    write_verdicts(out / "verdicts.json", [*read_verdicts(fitted), verdict(*told)])
     table = found.table.assign(emflowCluster=states.state, emflowClusterProbability=states.probability)
     write_star(out / "latents.star", {"particles": table})
