@@ -7,6 +7,7 @@ what is projected is exact.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,12 +15,40 @@ from torch import Tensor
 
 from emflow.em.volume_align import Alignment, apply_alignment
 from emflow.simulate.density import potential
-from emflow.simulate.ensemble import Conformations, Ensemble, Motion, members
+from emflow.simulate.ensemble import Conformations, Ensemble, Motion, State, members
 from emflow.simulate.project import Projector
 
 
+@dataclass(frozen=True)
+class BodyVolumes:
+    """Volumes of rigid bodies, from which that of any conformation is put together."""
+
+    volumes: list[Tensor]
+    """(n, n, n) each, about the body's own centre if it moves."""
+    centres_angstrom: Tensor
+    """Where that centre lies in the reference state, (B, 3), float64."""
+    states: tuple[State, ...]
+    motion: Motion | None
+    voxel_angstrom: float
+
+    def placement(self, body: int, motion: Motion, angles_deg: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotation (N, 3, 3) of a moving body about its centre and where that lies (N, 3), ångström."""
+        turn, pivot = motion.rotations(angles_deg), torch.from_numpy(motion.pivot)
+        return turn, (turn @ (self.centres_angstrom[body] - pivot)[:, None])[..., 0] + pivot
+
+    def volume(self, state: int, angle_deg: Tensor) -> Tensor:
+        """Volume (n, n, n) of a state at its angles (K,), volt; turned and shifted in Fourier space."""
+        bodies = self.states[state]
+        whole = self.volumes[bodies.fixed]
+        if bodies.moving is None or self.motion is None:
+            return whole
+        turn, offset = self.placement(bodies.moving, self.motion, angle_deg[None])
+        placed = Alignment(turn[0], offset[0] / self.voxel_angstrom, False, 0.0)
+        return whole + apply_alignment(self.volumes[bodies.moving], placed)
+
+
 class Bodies:
-    """Volumes of an ensemble's bodies, each about its own centre if it moves."""
+    """An ensemble's bodies, ready to be projected."""
 
     def __init__(
         self,
@@ -31,14 +60,15 @@ class Bodies:
     ) -> None:
         self.ensemble, self.box, self.pixel_size_angstrom = ensemble, box, pixel_size_angstrom
         moving = {state.moving for state in ensemble.states}
-        self.centres = torch.zeros(len(ensemble.bodies), 3, dtype=torch.float64)
-        self.volumes: list[Tensor] = []
+        centres = torch.zeros(len(ensemble.bodies), 3, dtype=torch.float64)
+        volumes: list[Tensor] = []
         for number, atoms in enumerate(ensemble.bodies):
             if number in moving:
-                self.centres[number] = torch.from_numpy(atoms.centre)
+                centres[number] = torch.from_numpy(atoms.centre)
                 atoms = atoms.centred()
-            self.volumes.append(potential(atoms, box, pixel_size_angstrom, b_factor_angstrom2))
-        self._projectors = [Projector(volume.to(device), pixel_size_angstrom) for volume in self.volumes]
+            volumes.append(potential(atoms, box, pixel_size_angstrom, b_factor_angstrom2))
+        self.parts = BodyVolumes(volumes, centres, ensemble.states, ensemble.motion, pixel_size_angstrom)
+        self._projectors = [Projector(volume.to(device), pixel_size_angstrom) for volume in volumes]
 
     def project(self, rotations: Tensor, shifts_px: Tensor, conformations: Conformations) -> Tensor:
         """Project each particle in its conformation.
@@ -63,26 +93,16 @@ class Bodies:
             a, shift = rotations[rows.to(rotations.device)], shifts_px[rows.to(rotations.device)]
             part = self._projectors[state.fixed](a, shift)
             if state.moving is not None and motion is not None:
-                turn, offset = self.placement(state.moving, motion, conformations.angle_deg[rows])
+                turn, offset = self.parts.placement(state.moving, motion, conformations.angle_deg[rows])
                 turn, offset = turn.to(a), offset.to(a) / self.pixel_size_angstrom
                 seen = (a @ offset[..., None])[:, :2, 0]
                 part += self._projectors[state.moving](a @ turn, shift + seen)
             images[rows.to(images.device)] = part
         return images
 
-    def placement(self, body: int, motion: Motion, angles_deg: Tensor) -> tuple[Tensor, Tensor]:
-        """Rotation (N, 3, 3) of a moving body about its centre and where that lies (N, 3), ångström."""
-        turn, pivot = motion.rotations(angles_deg), torch.from_numpy(motion.pivot)
-        return turn, (turn @ (self.centres[body] - pivot)[:, None])[..., 0] + pivot
-
     def volume(self, conformation: Conformations) -> Tensor:
         """Volume (box, box, box) of one conformation (N = 1), volt."""
-        state, motion = self.ensemble.states[int(conformation.state[0])], self.ensemble.motion
-        whole = self.volumes[state.fixed]
-        if state.moving is None or motion is None:
-            return whole
-        turn, offset = self.placement(state.moving, motion, conformation.angle_deg)
-        return whole + place(self.volumes[state.moving], turn[0], offset[0] / self.pixel_size_angstrom)
+        return self.parts.volume(int(conformation.state[0]), conformation.angle_deg[0])
 
     def describe(self) -> dict[str, Any]:
         """The variation in plain numbers: what :meth:`volume` needs beside the bodies' volumes."""
@@ -92,7 +112,7 @@ class Bodies:
                 {"bodies": members(state), "population": float(p)}
                 for state, p in zip(self.ensemble.states, self.ensemble.populations, strict=True)
             ],
-            "centres_angstrom": self.centres.tolist(),
+            "centres_angstrom": self.parts.centres_angstrom.tolist(),
             "motion": None
             if motion is None
             else {
@@ -106,14 +126,9 @@ class Bodies:
     def mean(self, number: int = 24) -> Tensor:
         """Volume averaged over the population, from about ``number`` angles of each state."""
         if not self.ensemble.varies:
-            return self.volumes[0]
+            return self.parts.volumes[0]
         conformations, weight = self.ensemble.spread(number)
-        mean = torch.zeros_like(self.volumes[0])
+        mean = torch.zeros_like(self.parts.volumes[0])
         for row, w in enumerate(weight.tolist()):
             mean += w * self.volume(conformations[row : row + 1])
         return mean
-
-
-def place(volume: Tensor, turn: Tensor, offset_voxels: Tensor) -> Tensor:
-    """Turn a volume about its centre, then shift it; interpolated in Fourier space."""
-    return apply_alignment(volume, Alignment(turn, offset_voxels, False, 0.0))

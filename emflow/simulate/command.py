@@ -93,13 +93,15 @@ def score(
     Parameters
     ----------
     truth
-        Folder truth/ of `emflow simulate session`.
+        Folder truth/ of `emflow simulate session` or `emflow simulate particles`.
     results
         Folder of a project's results.
     out
         Folder to write metrics.json and facts.json to.
     """
     from emflow.simulate import inputs, scoring
+    from emflow.simulate.score_denoise import score_denoise
+    from emflow.simulate.score_latents import score_latents
 
     emflow.device.prepare(run)
     known = inputs.read_truth(truth)
@@ -116,6 +118,10 @@ def score(
         for name in ("abinitio", "refine"):
             stage = inputs.read_stage(results / "reconstruct" / name)
             metrics |= scoring.score_stage(name, stage, known, cfg.match_radius)
+        variation = inputs.read_variation(truth, known)
+        metrics |= score_latents(inputs.read_latents(results, known, variation, cfg.match_radius))
+        denoised = inputs.read_denoised(truth, results, known)
+        metrics |= score_denoise(denoised, known.pixel_size_angstrom, known.diameter_angstrom)
         halves = inputs.read_number(results / "validate" / "metrics.json", "resolution_interpolated_angstrom")
         metrics |= scoring.score_halves(halves, metrics["refine_map_to_truth_fsc05_angstrom"])
         write_text(out / "facts.json", facts.read_text(encoding="utf-8"))

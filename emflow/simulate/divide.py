@@ -23,7 +23,7 @@ _LARGEST_MOVING = 3  # domains
 _CANDIDATES = 5  # moving sets whose axes are tried
 _CLASH_COST_ANGSTROM = 500.0
 """How much movement is given up for a clash of all atoms."""
-_MASS_COST_ANGSTROM = 60.0
+_MASS_COST_ANGSTROM = 200.0
 """How much movement is given up for a mass that is wrong by the whole specimen."""
 
 

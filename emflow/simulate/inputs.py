@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +19,13 @@ from emflow.em.wiener import PosedImages
 from emflow.io.atoms import read_atoms
 from emflow.io.mrc import read_header, read_mrc
 from emflow.io.particles import Particles, ctf_of, load_particles, read_images
-from emflow.io.star import concat, floats, read_star, read_table
-from emflow.simulate.scoring import Positions, Stage, Truth
+from emflow.io.star import concat, floats, integers, read_star, read_table
+from emflow.simulate.bodies import BodyVolumes
+from emflow.simulate.compare import resample
+from emflow.simulate.ensemble import Motion, State
+from emflow.simulate.score_denoise import Restored
+from emflow.simulate.score_latents import Latents
+from emflow.simulate.scoring import Positions, Stage, Truth, match_particles, pose_alignments
 from emflow.simulate.specimen import Atoms
 from emflow.step import EmflowError
 
@@ -40,10 +48,11 @@ def read_truth(folder: Path) -> Truth:
         )
     facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
     particles = read_table(folder / "particles.star", "particles")
-    positions, angles = (
-        _positions(particles),
-        _columns(particles, "rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"),
-    )
+    angles = _columns(particles, "rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+    positions = _positions(particles)
+    origins = _columns(particles, "rlnOriginXAngst", "rlnOriginYAngst")  # of a stack; a session has none
+    positions = Positions(positions.micrograph, positions.xy_px - origins / facts["pixel_size_angstrom"])
+    micrographs = folder / "micrographs.star"  # a stack has none
 
     def junk(name: str) -> np.ndarray | None:
         path = folder / "masks" / f"{name}.mrc"
@@ -52,7 +61,7 @@ def read_truth(folder: Path) -> Truth:
     return Truth(
         particles=positions,
         rotations=euler_to_matrix(torch.from_numpy(angles)),
-        ctf=ctf_by_micrograph(read_table(folder / "micrographs.star", "micrographs")),
+        ctf=ctf_by_micrograph(read_table(micrographs, "micrographs")) if micrographs.exists() else {},
         junk=junk,
         volume=torch.from_numpy(read_mrc(folder / "volume.mrc")),
         pixel_size_angstrom=facts["pixel_size_angstrom"],
@@ -74,6 +83,127 @@ def read_shards(folder: Path, block: str) -> pd.DataFrame | None:
     if not found:
         return None
     return concat(blocks) if blocks else pd.DataFrame()
+
+
+@dataclass(frozen=True)
+class Variation:
+    """What differs between the true particles, in the order of truth/particles.star."""
+
+    state: np.ndarray
+    """(N,)."""
+    coordinate_deg: np.ndarray
+    """(N, A)."""
+    range_deg: tuple[float, ...]
+    volume: Callable[[int, int, float], Tensor]
+    """Particle, box, voxel size (Å) → its true volume on that grid."""
+
+
+def read_variation(folder: Path, known: Truth) -> Variation:
+    """Read what differs between the true particles, and how to make any one's volume."""
+    folder = folder if (folder / "facts.json").exists() else folder / "truth"
+    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+    table = read_table(folder / "particles.star", "particles")
+    names = [f"emflowCoordinate{k}" for k in (1, 2) if f"emflowCoordinate{k}" in table]
+    angles = _columns(table, *names) if names else np.zeros((len(table), 0))
+    state = integers(table, "emflowState") if len(table) else np.zeros(0, dtype=int)
+    told = facts.get("variation")
+    if told is None:
+
+        @lru_cache(maxsize=1)
+        def only(box: int, voxel: float) -> Tensor:
+            return resample(known.volume, known.pixel_size_angstrom, box, voxel)
+
+        return Variation(state, angles, (), lambda row, box, voxel: only(box, voxel))
+    motion = None
+    if told["motion"] is not None:
+        pivot, axes, ranges = (np.array(told["motion"][k]) for k in ("pivot_angstrom", "axes", "range_deg"))
+        motion = Motion(pivot, axes, ranges, told["motion"]["distribution"] == "normal")
+
+    @lru_cache(maxsize=1)
+    def bodies(box: int, voxel: float) -> BodyVolumes:
+        files = [folder / "bodies" / f"body_{b}.mrc" for b in range(len(told["centres_angstrom"]))]
+        volumes = [
+            resample(torch.from_numpy(read_mrc(f)), known.pixel_size_angstrom, box, voxel) for f in files
+        ]
+        states = tuple(State(*s["bodies"]) for s in told["states"])
+        centres = torch.tensor(told["centres_angstrom"], dtype=torch.float64)
+        return BodyVolumes(volumes, centres, states, motion, voxel)
+
+    def volume(row: int, box: int, voxel: float) -> Tensor:
+        return bodies(box, voxel).volume(int(state[row]), torch.from_numpy(angles[row]))
+
+    ranges_deg = tuple(motion.range_deg.tolist()) if motion is not None else ()
+    return Variation(state, angles, ranges_deg, volume)
+
+
+def read_latents(results: Path, known: Truth, truth: Variation, match_radius: float) -> Latents | None:
+    """Latents of a project's heterogeneity/, of the particles that lie on a true one; None where there are none."""
+    folder = results / "heterogeneity"
+    path = next((p for p in (folder / "latents.star", folder / "fit" / "latents.star") if p.exists()), None)
+    posed = next((s for s in (folder / "fit", folder, results / "reconstruct" / "refine")
+                  if (s / "particles.star").exists()), None)  # fmt: skip
+    table = read_table(path, "particles") if path is not None else pd.DataFrame()
+    if path is None or posed is None or not len(table):
+        return None
+    stage = read_stage(posed)
+    if stage is None:
+        return None
+    ids = load_particles(posed / "particles.star", images=False).table["emflowParticleId"]
+    place = {identity: row for row, identity in enumerate(ids)}
+    unknown = [i for i in table["emflowParticleId"] if i not in place]
+    if unknown:
+        raise EmflowError(
+            f"{path}: {len(unknown)} of its particles (as {unknown[0]}) are not in {posed / 'particles.star'}."
+        )
+    rows, mates = match_particles(stage, known, match_radius)
+    mate_of = np.full(len(ids), -1)
+    mate_of[rows] = mates
+    own = np.array([place[i] for i in table["emflowParticleId"]])
+    kept = mate_of[own] >= 0
+    table, own = table[kept], own[kept]
+    mates = mate_of[own]
+    count = len([name for name in table if re.fullmatch(r"emflowLatent\d+", str(name))])
+    latent = _columns(table, *(f"emflowLatent{k}" for k in range(1, count + 1))) if count else None
+    maps = [path.parent / "mean.mrc", *(path.parent / f"component_{k:02d}.mrc" for k in range(1, count + 1))]
+    volumes, voxel = None, 1.0
+    if all(m.exists() for m in maps):
+        volumes = torch.stack([torch.from_numpy(read_mrc(m)) for m in maps])
+        voxel = read_header(maps[0]).voxel_size_angstrom
+
+    def true_volume(row: int) -> Tensor:
+        assert volumes is not None
+        return truth.volume(int(mates[row]), volumes.shape[-1], voxel)
+
+    return Latents(
+        latent=np.zeros((len(table), 0)) if latent is None else latent,
+        cluster=integers(table, "emflowCluster") if "emflowCluster" in table else None,
+        state=truth.state[mates],
+        coordinate_deg=truth.coordinate_deg[mates],
+        range_deg=truth.range_deg,
+        volumes=volumes,
+        true_volume=true_volume,
+        starts=pose_alignments(stage, known, own, mates, voxel),
+        voxel_angstrom=voxel,
+    )
+
+
+def read_denoised(folder: Path, results: Path, known: Truth) -> Iterator[Restored]:
+    """Denoised micrographs without carbon, with their raw and noise-free images, one at a time."""
+    folder = folder if (folder / "facts.json").exists() else folder / "truth"
+    table = read_shards(results / "denoise", "micrographs")
+    if table is None or not len(table) or not (folder / "clean").is_dir():
+        return
+    truth = read_table(folder / "micrographs.star", "micrographs")
+    dirty = set(np.array(_stems(truth))[floats(truth, "emflowCarbon") > 0])
+    for name, denoised in zip(_stems(table), table["emflowDenoisedName"], strict=True):
+        files = [
+            Path(denoised),
+            folder.parent / "micrographs" / f"{name}.mrc",
+            folder / "clean" / f"{name}.mrc",
+        ]
+        if name in known.ctf and name not in dirty and all(f.exists() for f in files):
+            image, raw, clean = (torch.from_numpy(read_mrc(f)) for f in files)
+            yield Restored(image, raw, clean, known.particles.xy_px[known.particles.micrograph == name])
 
 
 def read_picks(results: Path) -> tuple[Positions, list[str]] | None:

@@ -73,7 +73,7 @@ def write_volumes(truth: Path, bodies: Bodies, n_state_volumes: int) -> dict[str
     table["emflowPopulation"] = weight.tolist()
     for row, name in enumerate(table["rlnReferenceImage"]):
         write_mrc(truth / "states" / name, bodies.volume(conformations[row : row + 1]).numpy(), pixel)
-    for number, volume in enumerate(bodies.volumes):
+    for number, volume in enumerate(bodies.parts.volumes):
         write_mrc(truth / "bodies" / f"body_{number}.mrc", volume.numpy(), pixel)
     write_star(truth / "states" / "states.star", {"states": table.astype(object)})
     return {"variation": bodies.describe()}
@@ -167,7 +167,9 @@ def write_stack(
     The measured signal-to-noise ratio; None without particles.
     """
     pixel = bodies.pixel_size_angstrom
-    specimen = hashlib.sha256(b"".join(volume.numpy().tobytes() for volume in bodies.volumes)).hexdigest()
+    specimen = hashlib.sha256(
+        b"".join(volume.numpy().tobytes() for volume in bodies.parts.volumes)
+    ).hexdigest()
     keys = [result_key(cfg, specimen, index) for index in range(n_pieces(cfg))]
     stack = GrowingStack(out / "particles.mrcs", cfg.box_px, pixel)
     cleans = [GrowingStack(out / "truth" / "clean.mrcs", cfg.box_px, pixel)] * cfg.keep_clean

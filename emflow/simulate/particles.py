@@ -54,6 +54,8 @@ def render(cfg: SimulateParticles, bodies: Bodies, piece: Piece, device: torch.d
     """Noise-free images (N, box, box), protein bright, in volt ångström times the CTF."""
     box, pixel = bodies.box, bodies.pixel_size_angstrom
     images = bodies.project(piece.rotations.to(device), piece.shifts_px.to(device), piece.conformations)
+    if not len(images):  # the FFT knows no empty batch
+        return images
     h = -0.5 * transfer(cfg, piece.ctf, box, pixel, device)  # the transfer makes protein dark
     return torch.fft.irfft2(torch.fft.rfft2(images) * h, s=(box, box))
 

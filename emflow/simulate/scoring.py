@@ -138,13 +138,11 @@ def score_stage(name: str, stage: Stage | None, truth: Truth, match_radius: floa
     """Pose, shift and map of a reconstruction; what its particles would give with true poses."""
     if stage is None:
         return dict.fromkeys(f"{name}_{figure}" for figure in STAGE_FIGURES)
-    pixel = truth.pixel_size_angstrom
-    centres = stage.particles.xy_px - stage.origins_angstrom / pixel
-    rows, mates = _match_all(Positions(stage.particles.micrograph, centres), truth, match_radius)
+    centres = _centres(stage, truth)
+    rows, mates = match_particles(stage, truth, match_radius)
     errors: PoseErrors | None = None
     if len(rows):
-        offsets = torch.from_numpy((centres[rows] - truth.particles.xy_px[mates]) * pixel)
-        errors = pose_errors(stage.rotations[rows], truth.rotations[mates], offsets, truth.symmetry)
+        errors = _pose_errors(stage, truth, rows, mates)
     angle = errors.angle_deg.numpy() if errors else np.zeros(0)
     shift = errors.shift_angstrom.numpy() if errors else np.zeros(0)
     found = _compare(stage, truth, errors)
@@ -165,6 +163,32 @@ def score_stage(name: str, stage: Stage | None, truth: Truth, match_radius: floa
         _ratio(found.fsc05_angstrom, best.fsc05_angstrom),
     )
     return {f"{name}_{figure}": number for figure, number in zip(STAGE_FIGURES, numbers, strict=True)}
+
+
+def match_particles(stage: Stage, truth: Truth, match_radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of a stage's particles and of the true ones on which they lie."""
+    return _match_all(Positions(stage.particles.micrograph, _centres(stage, truth)), truth, match_radius)
+
+
+def pose_alignments(
+    stage: Stage, truth: Truth, rows: np.ndarray, mates: np.ndarray, voxel_angstrom: float
+) -> tuple[Alignment, ...]:
+    """How the stage's frame is brought onto the true one, by the poses of matched particles; empty without any."""
+    if not len(rows):
+        return ()
+    errors = _pose_errors(stage, truth, rows, mates)
+    return (Alignment(errors.rotation, errors.shift / voxel_angstrom, errors.mirrored, 0.0),)
+
+
+def _centres(stage: Stage, truth: Truth) -> np.ndarray:
+    return stage.particles.xy_px - stage.origins_angstrom / truth.pixel_size_angstrom
+
+
+def _pose_errors(stage: Stage, truth: Truth, rows: np.ndarray, mates: np.ndarray) -> PoseErrors:
+    offsets = (_centres(stage, truth)[rows] - truth.particles.xy_px[mates]) * truth.pixel_size_angstrom
+    return pose_errors(
+        stage.rotations[rows], truth.rotations[mates], torch.from_numpy(offsets), truth.symmetry
+    )
 
 
 def _compare(stage: Stage, truth: Truth, errors: PoseErrors | None) -> MapAgreement:
