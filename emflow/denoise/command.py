@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -138,16 +139,14 @@ def train(
             out / "model.safetensors",
             outcome.network.state_dict(),
             {"kind": "unet", "widths": list(network.widths)},
-            licence="of the data it was trained on",
-            recipe=[
-                "emflow denoise train " + " ".join(sys.argv[3:]) if sys.argv[3:] else "emflow denoise train"
-            ],
+            licence="not stated",
+            recipe=[shlex.join(["emflow", *sys.argv[1:]])],
             facts={
                 "scale": {name: getattr(scale, name) for name in Scale.__dataclass_fields__},
                 "learned_from": learn_from,
                 "begun_from": begun_from,
                 "settings": cfg.model_dump(mode="json"),
-                "micrographs": hashlib.sha256(repr(identities).encode()).hexdigest(),
+                "micrographs": hashlib.sha256(repr([i for i, _ in identities]).encode()).hexdigest(),
                 "held_out_gain": gain,
             },
         )

@@ -2,14 +2,16 @@
 
     python -m emflow.denoise.weights.make_general FOLDER
 
-simulates the sessions of :data:`SESSIONS` below FOLDER (what is there is kept), and trains on them into
-FOLDER/model, from where ``general.safetensors`` and its manifest are copied by hand. About 12 CPU-minutes.
+simulates the sessions of :data:`SESSIONS` below FOLDER (what is there is kept), trains on them into
+FOLDER/model, and writes ``general.safetensors`` with its manifest to FOLDER, from where the two are copied
+here by hand. About 12 CPU-minutes.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +72,21 @@ def main(folder: Path) -> None:
     table = folder / "training.star"
     table.write_text(table_of([folder / f"session_{index:03d}" for index in SESSIONS]), encoding="utf-8")
     _run("denoise", "train", str(table), str(folder / "model"), *TRAINING)
+    ship(folder / "model", folder)
+
+
+def ship(model: Path, folder: Path) -> None:
+    """Copy a trained model under the name that emflow ships, with the manifest that it ships."""
+    shutil.copyfile(model / "model.safetensors", folder / "general.safetensors")
+    manifest = json.loads((model / "model.json").read_text(encoding="utf-8"))
+    manifest |= {
+        "file": "general.safetensors",
+        "licence": "BSD-3-Clause",
+        "recipe": ["python -m emflow.denoise.weights.make_general FOLDER"],
+        "trained_on": f"{len(SESSIONS)} sessions simulated by emflow, seeds from {FIRST_SEED}; no other data",
+    }
+    text = json.dumps(manifest, indent=1) + "\n"
+    (folder / "general.json").write_text(text, encoding="utf-8")
 
 
 def table_of(sessions: list[Path]) -> str:
