@@ -86,7 +86,8 @@ class Bodies:
         """
         images = rotations.new_zeros(len(rotations), self.box, self.box)
         motion = self.ensemble.motion
-        for number, state in enumerate(self.ensemble.states):
+        broken = {-1 - way: State(body) for way, (_, body) in enumerate(self.ensemble.broken)}
+        for number, state in (dict(enumerate(self.ensemble.states)) | broken).items():
             rows = (conformations.state == number).nonzero()[:, 0]
             if not len(rows):
                 continue

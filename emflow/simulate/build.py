@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
+import torch
 
+from emflow.simulate.broken import break_particles
 from emflow.simulate.config import Specimen
 from emflow.simulate.divide import choose_motion, compositions, divide
-from emflow.simulate.ensemble import Ensemble, Motion, State
+from emflow.simulate.ensemble import Conformations, Ensemble, Motion, State
 from emflow.simulate.specimen import (
     Atoms,
     generate_specimen,
@@ -25,7 +28,7 @@ _EXTENT_ANGLES = 12  # of each state, at which the size is taken
 
 
 def build_ensemble(cfg: Specimen, files: list[Atoms]) -> Ensemble:
-    """Generate the specimen, or take it from files, and divide it as its variation asks.
+    """Generate the specimen or take it from files, divide it as its variation asks, and break some of it.
 
     Parameters
     ----------
@@ -37,6 +40,20 @@ def build_ensemble(cfg: Specimen, files: list[Atoms]) -> Ensemble:
     EmflowError
         If the settings contradict each other, or the specimen cannot be divided so.
     """
+    ensemble = _whole(cfg, files)
+    if cfg.broken_fraction == 0:
+        return ensemble
+    zero = Conformations(
+        torch.zeros(1, dtype=torch.long), torch.zeros(1, ensemble.n_angles, dtype=torch.float64)
+    )
+    found = break_particles(ensemble.atoms(zero), cfg.seed)
+    broken = tuple((kind, len(ensemble.bodies) + i) for i, (kind, _) in enumerate(found))
+    bodies = ensemble.bodies + tuple(atoms for _, atoms in found)
+    return replace(ensemble, bodies=bodies, broken=broken, broken_fraction=cfg.broken_fraction)
+
+
+def _whole(cfg: Specimen, files: list[Atoms]) -> Ensemble:
+    """The specimen in all its states, unbroken."""
     varies = cfg.n_angles > 0 or cfg.n_compositions > 1
     if len(cfg.models) > 0:
         if varies:

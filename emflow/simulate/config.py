@@ -34,6 +34,8 @@ class Specimen(OpticsFacts, SpecimenSize, SpecimenSymmetry):
     """Compositional states: the first has all domains, the next lack one each (the largest first), then two."""
     populations: tuple[float, ...] = ()
     """Relative numbers of particles in the states, in their order; empty for equal ones."""
+    broken_fraction: float = Field(0.0, ge=0, le=1)
+    """Fraction of particles that are broken: half of one missing, or denatured."""
     view_preference: float = Field(0.0, ge=0, le=100)
     """Preferred views: concentration of the beam's direction about the specimen's z axis; 0 for uniform views."""
     atom_b_factor_angstrom2: float = Field(60.0, ge=0, le=5000)
@@ -69,6 +71,12 @@ class SimulateSession(Specimen):
     """Variance of a particle's projection (with CTF) in a box of 1.5 diameters over the variance of the noise."""
     ice_noise: float = Field(0.1, ge=0, lt=1)
     """Fraction of the noise's variance that comes from the ice (it passes the CTF); the rest is the camera's."""
+    ice_texture: str = Field("white", pattern=r"^(white|fields|grains)$")
+    """Grain of the ice: white, fields (smooth, Gaussian) or grains (discs in clusters). Train on one, judge on another."""
+    ice_crystals_per_micrograph: float = Field(0.0, ge=0, le=1000)
+    """Mean number of ice crystals on a micrograph with particles."""
+    gold_beads_per_micrograph: float = Field(0.0, ge=0, le=1000)
+    """Mean number of gold beads (5 to 15 nm) on a micrograph with particles."""
     n_carbon_micrographs: int = Field(2, ge=0)
     """Micrographs with a carbon edge, spread over the session."""
     aggregates_per_micrograph: float = Field(0.7, ge=0, le=100)

@@ -48,7 +48,7 @@ class Conformations:
     """Each particle's state and angles."""
 
     state: Tensor
-    """(N,), int64."""
+    """(N,), int64; −1 − w for a particle broken in the way w."""
     angle_deg: Tensor
     """(N, K), float64; K is 0 for a rigid specimen."""
 
@@ -69,6 +69,9 @@ class Ensemble:
     populations: np.ndarray
     """Of the states, (S,), of sum 1."""
     motion: Motion | None = None
+    broken: tuple[tuple[int, int], ...] = ()
+    """Kind and body of each way of being broken (emflow.simulate.broken)."""
+    broken_fraction: float = 0.0
 
     @staticmethod
     def rigid(atoms: Atoms) -> Ensemble:
@@ -79,6 +82,11 @@ class Ensemble:
     def varies(self) -> bool:
         """Whether particles differ."""
         return self.motion is not None or len(self.states) > 1
+
+    def kinds(self, conformations: Conformations) -> Tensor:
+        """How each particle is broken, (N,), int64; 0 for whole ones."""
+        kinds = torch.tensor([0, *(kind for kind, _ in self.broken)])
+        return kinds[(-conformations.state).clamp(min=0)]
 
     @property
     def n_angles(self) -> int:
@@ -106,6 +114,10 @@ class Ensemble:
             else:
                 part = torch.rand(shape, generator=generator, dtype=torch.float64) - 0.5
             angle = part * width
+        if self.broken_fraction > 0:
+            falls = torch.rand(number, generator=generator) < self.broken_fraction
+            way = torch.randint(len(self.broken), (number,), generator=generator)
+            state = torch.where(falls, -1 - way, state)
         return Conformations(state, angle)
 
     def spread(self, number: int) -> tuple[Conformations, Tensor]:

@@ -159,7 +159,7 @@ def read_latents(results: Path, known: Truth, truth: Variation, match_radius: fl
     mate_of = np.full(len(ids), -1)
     mate_of[rows] = mates
     own = np.array([place[i] for i in table["emflowParticleId"]])
-    kept = mate_of[own] >= 0
+    kept = (mate_of[own] >= 0) & (truth.state[mate_of[own]] >= 0)  # neither false nor broken ones
     table, own = table[kept], own[kept]
     mates = mate_of[own]
     count = len([name for name in table if re.fullmatch(r"emflowLatent\d+", str(name))])
@@ -194,7 +194,8 @@ def read_denoised(folder: Path, results: Path, known: Truth) -> Iterator[Restore
     if table is None or not len(table) or not (folder / "clean").is_dir():
         return
     truth = read_table(folder / "micrographs.star", "micrographs")
-    dirty = set(np.array(_stems(truth))[floats(truth, "emflowCarbon") > 0])
+    dirt = floats(truth, "emflowCarbon") + floats(truth, "emflowContaminated", 0.0)
+    dirty = set(np.array(_stems(truth))[dirt > 0])
     for name, denoised in zip(_stems(table), table["emflowDenoisedName"], strict=True):
         files = [
             Path(denoised),

@@ -86,6 +86,7 @@ class SessionWriter:
         self._folder, self._pixel, self._keep_clean = folder, pixel_size_angstrom, keep_clean
         self._rows: list[dict[str, Any]] = []
         self._particles = [pd.DataFrame(columns=pd.Index(_NO_PARTICLES), dtype=object)]
+        self._broken: list[pd.DataFrame] = []
         self._snrs: list[float] = []
 
     def add(self, micrograph: Micrograph) -> None:
@@ -104,14 +105,20 @@ class SessionWriter:
             "rlnDefocusAngle": float(micrograph.ctf.defocus_angle_deg),
             "rlnPhaseShift": 0.0,
         }
-        self._rows.append({**row, "emflowCarbon": int(micrograph.carbon)})
+        known = {"emflowCarbon": int(micrograph.carbon)}
+        if micrograph.contaminated is not None:
+            known["emflowContaminated"] = int(micrograph.contaminated)
+        self._rows.append({**row, **known})
         if len(micrograph.coordinates):
             angles = matrix_to_euler(micrograph.rotations.double()).numpy()
             x, y = micrograph.coordinates.double().numpy().T
             poses = {"rlnAngleRot": angles[:, 0], "rlnAngleTilt": angles[:, 1], "rlnAnglePsi": angles[:, 2]}
             rest = {"rlnOriginXAngst": 0.0, "rlnOriginYAngst": 0.0, **truth_columns(micrograph.conformations)}
             table = pd.DataFrame({**row, "rlnCoordinateX": x, "rlnCoordinateY": y, **poses, **rest})
-            self._particles.append(table.astype(object))
+            broken = micrograph.broken.numpy()
+            self._particles.append(table[broken == 0].astype(object))
+            if broken.any():
+                self._broken.append(table.assign(emflowBroken=broken)[broken > 0].astype(object))
         if micrograph.snr is not None:
             self._snrs.append(micrograph.snr)
 
@@ -130,6 +137,10 @@ class SessionWriter:
         )
         particles, micrographs = pd.concat(self._particles, ignore_index=True), pd.DataFrame(self._rows)
         write_star(truth / "particles.star", {"optics": optics, "particles": particles})
+        if self._broken:
+            broken = pd.concat(self._broken, ignore_index=True)
+            write_star(truth / "broken.star", {"optics": optics, "particles": broken})
+            variation = {**variation, "n_broken": len(broken)}
         write_star(truth / "micrographs.star", {"optics": optics, "micrographs": micrographs})
         defocus_um = [0.5e-4 * (row["rlnDefocusU"] + row["rlnDefocusV"]) for row in self._rows]
         facts = {
@@ -178,7 +189,7 @@ def write_stack(
     tables = []
     for index, key in enumerate(keys):
         piece = draw_piece(cfg, bodies.ensemble, index)
-        tables.append(table_of(cfg, piece, pixel))
+        tables.append(table_of(cfg, bodies.ensemble, piece, pixel))
         if index < len(powers) and (index < n_clean or not cleans):
             continue
         clean, grain = scale * render(cfg, bodies, piece, device).cpu(), noise(cfg, piece)
@@ -228,5 +239,7 @@ def _write_particle_tables(
     }
     write_star(out / "truth" / "particles.star", {"optics": optics, "particles": table})
     write_text(out / "truth" / "facts.json", json.dumps(known, indent=1) + "\n")
-    hidden = [n for n in map(str, table) if n == "emflowState" or n.startswith("emflowCoordinate")]
+    hidden = [
+        n for n in map(str, table) if n == "emflowState" or n.startswith(("emflowCoordinate", "emflowBroken"))
+    ]
     write_star(out / "particles.star", {"optics": optics, "particles": table.drop(columns=hidden)})

@@ -88,7 +88,9 @@ def noise(cfg: SimulateParticles, piece: Piece) -> Tensor:
     return torch.randn(len(piece.rotations), cfg.box_px, cfg.box_px, generator=rng)
 
 
-def table_of(cfg: SimulateParticles, piece: Piece, pixel_size_angstrom: float) -> pd.DataFrame:
+def table_of(
+    cfg: SimulateParticles, ensemble: Ensemble, piece: Piece, pixel_size_angstrom: float
+) -> pd.DataFrame:
     """The particles in RELION's columns, as `emflow extract` names them, with the truth; no rlnImageName."""
     name = f"micrographs/sim_{piece.index + 1:05d}.mrc"
     identity = hashlib.sha256(name.encode()).hexdigest()[:12]
@@ -116,13 +118,15 @@ def table_of(cfg: SimulateParticles, piece: Piece, pixel_size_angstrom: float) -
             "rlnOriginXAngst": origin[:, 0],
             "rlnOriginYAngst": origin[:, 1],
             **truth_columns(piece.conformations),
+            **({} if not ensemble.broken else {"emflowBroken": ensemble.kinds(piece.conformations).tolist()}),
         }
     ).astype(object)
 
 
 def truth_columns(conformations: Conformations) -> dict[str, list[float] | list[int]]:
-    """emflowState and emflowCoordinate1, 2 (degrees) of particles."""
-    columns: dict[str, list[float] | list[int]] = {"emflowState": conformations.state.tolist()}
+    """emflowState (−1: broken) and emflowCoordinate1, 2 (degrees) of particles."""
+    state = conformations.state.clamp(min=-1)
+    columns: dict[str, list[float] | list[int]] = {"emflowState": state.tolist()}
     for number, angle in enumerate(conformations.angle_deg.T, start=1):
         columns[f"emflowCoordinate{number}"] = angle.tolist()
     return columns

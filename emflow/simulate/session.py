@@ -13,7 +13,9 @@ from emflow.device import generator
 from emflow.em.optics import Ctf, wavelength_angstrom
 from emflow.simulate.bodies import Bodies
 from emflow.simulate.config import SimulateSession
+from emflow.simulate.contamination import contaminate
 from emflow.simulate.ensemble import Conformations
+from emflow.simulate.ice import ice_texture
 from emflow.simulate.imaging import draw_ctf, interaction, transfer
 from emflow.simulate.project import draw_rotations
 from emflow.simulate.scene import add_images, carbon_thickness, lay_out, smooth_noise
@@ -55,7 +57,11 @@ class Micrograph:
     """(N, 3, 3), r_image = A r."""
     conformations: Conformations
     """Of the N particles."""
+    broken: Tensor
+    """Kind of break of each, (N,), 0 for none."""
     carbon: bool
+    contaminated: bool | None
+    """Whether crystals or beads lie on it; None where none were asked for."""
     snr: float | None
     """Measured signal-to-noise ratio of its particles; see :func:`measure_snr`."""
 
@@ -111,13 +117,17 @@ def _micrograph(
     rng = generator(cfg.seed, 20, index)
     size, box, pixel = cfg.micrograph_size_px, imaging.box_px, imaging.pixel_size_angstrom
     has_particles, has_carbon = index < cfg.n_micrographs, index in carbon_indices(cfg)
-    total = cfg.n_micrographs + cfg.n_noise_micrographs
-    ctf = draw_ctf(cfg, index, total)
+    ctf = draw_ctf(cfg, index, cfg.n_micrographs + cfg.n_noise_micrographs)
     margin = _margin(cfg, imaging, ctf)
     wide = size + 2 * margin
     carbon = carbon_thickness(size, margin, rng) if has_carbon else torch.zeros(wide, wide)
+    inner = (slice(margin, margin + size),) * 2
+    many = has_particles * (wide / size) ** 2
+    crystals, beads = cfg.ice_crystals_per_micrograph * many, cfg.gold_beads_per_micrograph * many
+    dirt = contaminate(wide, pixel, crystals, beads, generator(cfg.seed, 22, index))
+    blocked = carbon[inner] > 0.05
     layout = lay_out(
-        carbon[margin : margin + size, margin : margin + size] > 0.05,
+        blocked if dirt is None else blocked | dirt.mask[inner],
         imaging.diameter_angstrom / pixel,
         cfg.min_distance,
         cfg.particles_per_micrograph * has_particles,
@@ -131,30 +141,38 @@ def _micrograph(
     nearest = everything.round()
     images = bodies.project(rotations.to(device), (everything - nearest).to(device), conformations)
     images = images * interaction(cfg.voltage_kv)
-    phase = torch.zeros(wide, wide, device=device)
+    phase = torch.zeros(wide, wide) if dirt is None else dirt.phase
+    phase = phase.to(device)
     add_images(phase, images, nearest.long() + margin - box // 2)
     h = transfer(cfg, ctf, wide, pixel, device)
     background = torch.exp(_BACKGROUND * smooth_noise((wide, wide), 0.35 * wide, rng))
     background = background * (1 - (1 - _CARBON_MEAN) * carbon)
+    if dirt is not None:
+        background = background * dirt.transmission
     grain = imaging.ice_amplitude * torch.hypot(torch.ones(()), _CARBON_TO_ICE * carbon)
-    texture = (grain * torch.randn(wide, wide, generator=rng)).to(device)
+    ice = ice_texture(cfg.ice_texture, wide, pixel, rng)
+    if cfg.ice_texture != "white":  # as much is to pass the CTF as of white ice
+        passed = torch.fft.irfft2(torch.fft.rfft2(ice.to(device)) * h, s=(wide, wide)).std()
+        ice = ice * float(h.square().mean().sqrt() / passed)
+    texture = (grain * ice).to(device)
 
     def image(scene: Tensor) -> Tensor:
         contrast = torch.fft.irfft2(torch.fft.rfft2(scene) * h, s=(wide, wide)).cpu()
         counts = imaging.counts * background * (1 + contrast)
-        return counts[margin : margin + size, margin : margin + size]
+        return counts[inner]
 
     clean, mean = image(phase), image(phase + texture)
     deviation = (0.5 * mean).clamp(min=0).sqrt()  # of the counts in each half
     even = 0.5 * mean + deviation * torch.randn(size, size, generator=rng)
     odd = 0.5 * mean + deviation * torch.randn(size, size, generator=rng)
     n = len(layout.particles)
+    intact = (conformations.state[:n] >= 0).to(device)
     noise = (even + odd - clean)[layout.junk == 0]
-    snr = measure_snr(images[:n] * imaging.counts, transfer(cfg, ctf, box, pixel, device), noise)
+    snr = measure_snr(images[:n][intact] * imaging.counts, transfer(cfg, ctf, box, pixel, device), noise)
     name = f"sim_{index + 1:05d}"
     return Micrograph(
         name, even, odd, clean, layout.junk, ctf, layout.particles, rotations[:n], conformations[:n],
-        has_carbon, snr,
+        bodies.ensemble.kinds(conformations[:n]), has_carbon, None if dirt is None else bool(dirt.mask[inner].any()), snr,
     )  # fmt: skip
 
 
