@@ -132,11 +132,14 @@ def held_out_gain(
     """Return the part of the shared signal's power that the network predicts of the other image.
 
     1 − E|f(x) − y|²/E|y|² counts y's own noise; set in relation to the signal's power E[x·y], 1 would be a
-    perfect denoiser, 0 one that predicts nothing, less than 0 one that adds what is not there.
+    perfect denoiser, 0 one that predicts nothing, less than 0 one that adds what is not there. Where no signal
+    can be told from none (four standard errors), it is 0.
     """
     rng = generator(cfg.seed, 32)
     inputs, targets, _ = batch_of(samples, _HELD_OUT_CROPS, cfg.crop_px, rng, device)
     predicted = network(inputs)
     explained = float((targets**2 - (predicted - targets) ** 2).mean())
     signal = float((inputs * targets).mean())
-    return explained / signal if signal > 0 else 0.0
+    pixels = min(inputs.numel(), sum(sample.images[0].numel() for sample in samples))
+    error = math.sqrt(float((inputs**2).mean() * (targets**2).mean()) / pixels)
+    return explained / signal if signal > 4 * error else 0.0
