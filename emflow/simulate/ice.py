@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 _FIELD_LENGTHS_ANGSTROM = (15.0, 60.0)
-_FIELD_RISE = (1.0, 4.0)  # amplitude of low frequencies over high ones, less 1
+_FIELD_RISE = (3.0, 10.0)  # amplitude of low frequencies over high ones, less 1
 _GRAIN_RADII_ANGSTROM = (4.0, 7.0, 12.0, 20.0, 32.0)
 _GRAINS_PER_AREA = 0.15  # of a grain's area
 _GRAIN_WHITE = 0.6  # deviation of the white part over that of the grains

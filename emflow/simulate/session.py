@@ -165,6 +165,9 @@ def _micrograph(
     deviation = (0.5 * mean).clamp(min=0).sqrt()  # of the counts in each half
     even = 0.5 * mean + deviation * torch.randn(size, size, generator=rng)
     odd = 0.5 * mean + deviation * torch.randn(size, size, generator=rng)
+    contaminated = None
+    if cfg.ice_crystals_per_micrograph or cfg.gold_beads_per_micrograph:
+        contaminated = dirt is not None and bool(dirt.mask[inner].any())
     n = len(layout.particles)
     intact = (conformations.state[:n] >= 0).to(device)
     noise = (even + odd - clean)[layout.junk == 0]
@@ -172,7 +175,7 @@ def _micrograph(
     name = f"sim_{index + 1:05d}"
     return Micrograph(
         name, even, odd, clean, layout.junk, ctf, layout.particles, rotations[:n], conformations[:n],
-        bodies.ensemble.kinds(conformations[:n]), has_carbon, None if dirt is None else bool(dirt.mask[inner].any()), snr,
+        bodies.ensemble.kinds(conformations[:n]), has_carbon, contaminated, snr,
     )  # fmt: skip
 
 
