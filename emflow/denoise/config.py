@@ -28,7 +28,7 @@ class DenoiseTrain(SpecimenContrast, OpticsFacts):
     """Micrographs to learn from, spread evenly over the list; they are held in memory, at the working scale."""
     pixel_angstrom: float = Field(6.0, gt=0, le=50)
     """Pixel of the scale that the network works at, in ångström; only from scratch, else the general model's."""
-    widths: tuple[int, ...] = Field((16, 32, 48, 64), min_length=2, max_length=7)
+    widths: tuple[int, ...] = Field((16, 32, 48, 64), min_length=2, max_length=5)
     """Channels of the network at its finest scale and at each halving; only from scratch."""
 
 
