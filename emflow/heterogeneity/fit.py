@@ -125,6 +125,11 @@ def _mask_of(mask: Tensor, size: int) -> Tensor:
     return (rebox(mask[None], size)[0] * (size / n) ** 2).clamp(0, 1)
 
 
+def _fill(grid: BasisGrid, inner: Tensor) -> float:
+    """Part of the padded box that the mask fills."""
+    return float(inner.square().sum()) / grid.padded**3
+
+
 def _mean_models(stack: Stack, halves: tuple[Tensor, Tensor], mask: Tensor, finest: float) -> Stage:
     """Each half's mean map, and the band in which the two agree."""
     grid = _grid(mask.shape[-1], finest, stack.device)
@@ -136,7 +141,7 @@ def _mean_models(stack: Stack, halves: tuple[Tensor, Tensor], mask: Tensor, fine
         for _ in range(3):
             table = grid.to_table(model.volumes)
             sums = em_pass(stack, rows, grid, table, model, torch.ones(len(rows), 1))
-            table = maximise(grid, table, sums, prior_mean=1e6)
+            table = maximise(grid, table, sums, _fill(grid, inner))
             model = replace(model, volumes=grid.to_volumes(table) * inner, noise=sums.noise)
         models.append(model)
     tables = [grid.to_table(model.volumes) for model in models]
@@ -175,6 +180,7 @@ def _fit_band(
     number, half = stream
     grid = _grid(mask.shape[-1], band, stack.device)
     inner = _mask_of(mask, grid.box)
+    fill = _fill(grid, inner)
     volumes = rebox(model.volumes, grid.box)
     given = None
     if model.components == 0:
@@ -189,7 +195,7 @@ def _fit_band(
     for _ in range(cfg.iterations[number]):
         table = grid.to_table(model.volumes)
         sums = em_pass(stack, rows, grid, table, model, given)
-        volumes = grid.to_volumes(maximise(grid, table, sums)) * inner
+        volumes = grid.to_volumes(maximise(grid, table, sums, fill)) * inner
         if given is None:
             volumes, contrast = renormalise(volumes, sums)
             model = Model(volumes, contrast, sums.noise)

@@ -187,11 +187,18 @@ def em_pass(
     return Sums(numerator[:, : 2 * count], numerator[:, 2 * count], first / total, second / total, noise)
 
 
-def maximise(grid: BasisGrid, table: Tensor, sums: Sums, prior_mean: float = 4.0) -> Tensor:
-    """Newton step of the volumes: V + (S⁻¹·gradient − V/τ) / (Σ C²/σ² + 1/τ), S the mean of a·aᵀ.
+def maximise(grid: BasisGrid, table: Tensor, sums: Sums, fill: float) -> Tensor:
+    """Newton step of the volumes: V + (S⁻¹·gradient − Λ·V)/(Σ C²/σ² + Λ), S the mean of a·aᵀ.
 
-    The prior's power τ per shell and volume is the power that the volume has now, with half of what noise
-    would leave: a component that finds nothing shrinks away.
+    The prior's precision Λ per shell and volume is fill/(power that the volume has now, with half of what
+    noise would leave). A volume that fills a part of its padded box is smooth in Fourier space: its power
+    sits in that part of all patterns, each of which is measured by so many more grid points. Without the
+    factor the prior would crush weak components.
+
+    Parameters
+    ----------
+    fill
+        Volume of the mask over that of the padded box.
     """
     count = table.shape[1] // 2
     shell = torch.floor(grid.radius() + 0.5).long()
@@ -200,9 +207,8 @@ def maximise(grid: BasisGrid, table: Tensor, sums: Sums, prior_mean: float = 4.0
     square = table[:, :count].square() + table[:, count:].square()
     power = table.new_zeros(len(counts), count).index_add_(0, shell, square) / counts[:, None]
     level = table.new_zeros(len(counts)).index_add_(0, shell, sums.denominator) / counts
-    tau = power + 0.5 / level.clamp(min=1e-6)[:, None]
-    tau[:, 0] *= prior_mean
-    precision = (1 / tau.clamp(min=1e-12))[shell].repeat(1, 2)
+    tau = power + 0.5 * fill / level.clamp(min=1e-6)[:, None]
+    precision = (fill / tau.clamp(min=1e-12))[shell].repeat(1, 2)
     inverse = torch.linalg.inv(sums.second).float()
     gradient = torch.cat([sums.numerator[:, :count] @ inverse, sums.numerator[:, count:] @ inverse], 1)
     step = (gradient - precision * table) / (sums.denominator[:, None] + precision)
