@@ -97,11 +97,11 @@ def test_a_model_from_scratch_beats_every_low_pass(session: Path, tmp_path: Path
     assert model.facts["learned_from"] == target
     metrics = json.loads((tmp_path / "model" / "metrics.json").read_text())
     assert metrics["loss_last_tenth"] < metrics["loss_first_tenth"]
-    assert metrics["held_out_gain"] > 0.3
+    assert metrics["held_out_gain"] > 0.2  # halves give less than the whole: their noise is twice as strong
     ratios = better_than_low_pass(
         session, tmp_path / "model" / "model.safetensors", tmp_path / "d" / "shard.star"
     )
-    assert max(ratios) < 0.95
+    assert max(ratios) < 0.9  # the held-out micrograph among them
 
 
 def test_same_seed_same_weights_and_the_list_is_kept(session: Path, tmp_path: Path) -> None:
