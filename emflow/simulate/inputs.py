@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from emflow.em.fourier import resample
 from emflow.em.poses import euler_to_matrix
 from emflow.em.wiener import PosedImages
 from emflow.io.atoms import read_atoms
@@ -21,7 +22,6 @@ from emflow.io.mrc import read_header, read_mrc
 from emflow.io.particles import Particles, ctf_of, load_particles, read_images
 from emflow.io.star import concat, floats, integers, read_star, read_table
 from emflow.simulate.bodies import BodyVolumes
-from emflow.simulate.compare import resample
 from emflow.simulate.ensemble import Motion, State
 from emflow.simulate.score_denoise import Restored
 from emflow.simulate.score_latents import Latents
