@@ -5,7 +5,8 @@ iteration draws some particles, weighs all orientations and shifts of each by th
 J. Struct. Biol. 122, 328, 1998), and makes the next map from these alone. The small draws make the map
 noisy enough to leave false minima, as stochastic gradient descent does (Punjani et al., Nat. Methods 14,
 290, 2017), while the full sum over poses needs no step size. Then all particles settle it; the start with
-the highest likelihood climbs to finer grids and higher bands.
+the highest likelihood climbs to finer grids and higher bands. :mod:`emflow.reconstruct.starts` says how many
+starts there are.
 """
 
 from __future__ import annotations
@@ -82,6 +83,17 @@ class HalfMap:
     """Log-likelihood per particle along the chosen start's iterations."""
 
 
+@dataclass(frozen=True)
+class Start:
+    """The end of one random start."""
+
+    volume: Tensor
+    shifts_px: Tensor
+    """Likeliest shift of each particle that shaped the map, (m, 2)."""
+    trace: list[float]
+    """Log-likelihood per particle along the iterations; the last, over all particles, is its evidence."""
+
+
 class HalfSearch:
     """The search in one half-set."""
 
@@ -106,6 +118,10 @@ class HalfSearch:
         self.weighted = load_weighted(images, self.rows[drawn.sort().values], self.plane, self.noise)
         edge = self.diameter_px / 12
         self.mask = soft_sphere(images.box, 0.55 * self.diameter_px, edge, device=self.device)
+        self.evidence: list[float] = []
+        self.chosen = 0
+        self.best: Start | None = None
+        self.centre()
 
     def stage(self, band: float, reach_px: float, turn: Tensor | None = None) -> Stage:
         """Grid of orientations and shifts for a band."""
@@ -167,16 +183,16 @@ class HalfSearch:
         for factor in (1.0, 1.5, 2.0):
             stage = self.stage(factor * self.shape_band, self.reach_px, _turn(random))
             volume, found = self.iterate(volume, stage, self.weighted)
-            self.take_shifts(stage, found)
+            self.take_shifts(stage, stage.shifts_px[found.shift])
 
-    def take_shifts(self, stage: Stage, found: Expectation) -> None:
+    def take_shifts(self, stage: Stage, shifts_px: Tensor) -> None:
         """Move every particle by its likeliest shift; what is left to be found is one step."""
-        shifts = stage.shifts_px[found.shift]
-        self.weighted = self.weighted.moved(self.plane.phases(shifts))
+        self.weighted = self.weighted.moved(self.plane.phases(shifts_px))
         self.reach_px = self.shift_step(stage.plane, self.reach_px)
 
-    def explore(self, start: int) -> tuple[Tensor, list[float], Expectation]:
-        """Run one random start: its map, the likelihood's trace (the last settled one last), what was found."""
+    def explore(self) -> None:
+        """Run one more random start, and keep it if it is the likeliest."""
+        start = len(self.evidence)
         random = generator(self.cfg.seed, self.half, 1, start)
         volume = self.random_map(random, self.band)
         trace = []
@@ -189,7 +205,10 @@ class HalfSearch:
             stage = self.stage(self.band, self.reach_px, _turn(random))
             volume, found = self.iterate(volume, stage, self.weighted)
             trace.append(float(found.evidence.mean()))
-        return volume, trace, found
+        log.info("half %d, start %d: log-likelihood %.3f per particle", self.half, start + 1, trace[-1])
+        self.evidence.append(trace[-1])
+        if self.best is None or trace[-1] > self.best.trace[-1]:
+            self.chosen, self.best = start, Start(volume, stage.shifts_px[found.shift], trace)
 
     def _draw(self, random: torch.Generator) -> Tensor:
         """Some particles."""
@@ -220,7 +239,7 @@ class HalfSearch:
                 stage = self.stage(factor * self.band, self.reach_px, _turn(random))
                 volume, found = self.iterate(volume, stage, self.weighted)
                 trace.append(float(found.evidence.mean()))
-            self.take_shifts(stage, found)
+            self.take_shifts(stage, stage.shifts_px[found.shift])
         return volume
 
     def poses(self, volume: Tensor) -> tuple[Tensor, Tensor]:
@@ -252,24 +271,18 @@ class HalfSearch:
             shifts.append((centre + found.shifts_px[:, 0]).cpu())
         return torch.cat(rotations), torch.cat(shifts)
 
-    def run(self) -> HalfMap:
-        """All starts, the climb of the likeliest, and the poses."""
-        self.centre()
-        best: tuple[Tensor, list[float], Expectation] | None = None
-        evidence = []
-        for start in range(self.cfg.n_starts):
-            volume, trace, found = self.explore(start)
-            evidence.append(trace[-1])
-            log.info("half %d, start %d: log-likelihood %.3f per particle", self.half, start + 1, trace[-1])
-            if best is None or trace[-1] > best[1][-1]:
-                best = (volume, trace, found)
-        assert best is not None
-        volume, trace, found = best
-        self.take_shifts(self.stage(self.band, self.reach_px), found)
-        volume = self.climb(volume, trace)
+    def finish(self) -> HalfMap:
+        """The climb of the likeliest start, and the poses; more starts may follow."""
+        assert self.best is not None
+        before = self.weighted, self.reach_px
+        trace = list(self.best.trace)
+        self.take_shifts(self.stage(self.band, self.reach_px), self.best.shifts_px)
+        volume = self.climb(self.best.volume, trace)
+        self.weighted, self.reach_px = before
         rotations, shifts = self.poses(volume)
-        chosen = max(range(len(evidence)), key=evidence.__getitem__)
-        return HalfMap(self.rows, rotations, shifts, volume, self.noise, evidence, chosen, trace)
+        return HalfMap(
+            self.rows, rotations, shifts, volume, self.noise, list(self.evidence), self.chosen, trace
+        )
 
 
 def _turn(random: torch.Generator) -> Tensor:

@@ -14,10 +14,8 @@ from emflow.io.journal import result_key
 from emflow.io.particles import Particles
 from emflow.io.record import Record
 from emflow.reconstruct import judge
-from emflow.reconstruct.abinitio import HalfMap, HalfSearch
 from emflow.reconstruct.agreement import compare
 from emflow.reconstruct.config import ReconstructAbinitio, ReconstructRefine
-from emflow.reconstruct.images import ImageSet
 from emflow.reconstruct.inputs import (
     diameter_of,
     image_set,
@@ -26,7 +24,6 @@ from emflow.reconstruct.inputs import (
     read_particles,
     too_few,
 )
-from emflow.reconstruct.join import join
 from emflow.reconstruct.merge import merge, particle_mask
 from emflow.reconstruct.outputs import (
     Maps,
@@ -39,6 +36,7 @@ from emflow.reconstruct.outputs import (
 )
 from emflow.reconstruct.refine import Refinement, State
 from emflow.reconstruct.resume import pack, start_state, unpack
+from emflow.reconstruct.starts import find_halves
 from emflow.step import Run, StepConfig
 
 
@@ -68,8 +66,8 @@ def abinitio(
             return
         images = image_set(source, device)
         diameter = diameter_of(cfg, images.box, images.pixel_size_angstrom)
-        found = [_half(images, number, diameter, cfg, out, _key(cfg, particles, source)) for number in (1, 2)]
-        joined = join(images, (found[0], found[1]), diameter, cfg.symmetry)
+        key = _key(cfg, particles, source)
+        found, joined = find_halves(images, diameter, cfg, out / ".checkpoint", key)
         agreement = joined.agreement
         voxel = images.pixel_size_angstrom
         mask = particle_mask(0.5 * (joined.half1 + joined.half2), agreement)
@@ -87,7 +85,7 @@ def abinitio(
             "significance_aspherical_sd": agreement.significance("aspherical"),
             "half2_inverted": int(joined.alignment.mirrored),
             "alignment_correlation": joined.alignment.score,
-            "n_starts": cfg.n_starts,
+            "n_starts": len(evidence[0]),
             "half1_log_likelihood": max(evidence[0]),
             "half2_log_likelihood": max(evidence[1]),
             "diameter_angstrom": diameter,
@@ -104,31 +102,6 @@ def abinitio(
         columns = pose_columns(joined.rotations, joined.shifts_px, voxel)
         tables = {"optics": source.optics, "particles": with_columns(source, columns)}
         write_results(out, tables, metrics, judgements, fsc_tables(agreement))
-
-
-def _half(
-    images: ImageSet, number: int, diameter: float, cfg: ReconstructAbinitio, out: Path, key: str
-) -> HalfMap:
-    """One half-set's map and poses, kept once found."""
-    checkpoint = Checkpoint(out / ".checkpoint" / f"half{number}.safetensors", key)
-    kept = checkpoint.load()
-    if kept is None:
-        half = HalfSearch(images, number, diameter, cfg).run()
-        names = ("rows", "rotations", "shifts_px", "volume", "noise")
-        figures = {"evidence": half.evidence, "chosen": half.chosen, "trace": half.trace}
-        checkpoint.save({name: getattr(half, name) for name in names}, figures)
-        return half
-    tensors, more = kept
-    return HalfMap(
-        tensors["rows"],
-        tensors["rotations"],
-        tensors["shifts_px"],
-        tensors["volume"].to(images.device),
-        tensors["noise"].to(images.device),
-        more["evidence"],
-        more["chosen"],
-        more["trace"],
-    )
 
 
 def refine(

@@ -10,6 +10,8 @@ class ReconstructAbinitio(SpecimenSize, SpecimenSymmetry):
 
     n_starts: int = Field(3, ge=1, le=100)
     """Random starts in each half-set; the likeliest goes on."""
+    max_starts: int = Field(12, ge=1, le=1000)
+    """While the two half-sets do not agree on a structure, each makes as many starts again, up to this number."""
     resolution_angstrom: float | None = Field(None, gt=1, le=500)
     """Resolution at which orientations are first found. null takes a fifth of the diameter, divided by the cube
     root of the symmetry's order: how far the detail of one asymmetric unit reaches."""

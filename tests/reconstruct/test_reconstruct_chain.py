@@ -16,6 +16,7 @@ from emflow.em.poses import angular_distance_deg, euler_to_matrix, matrix_to_eul
 from emflow.em.volume_align import align_poses, apply_alignment
 from emflow.io.mrc import UNRESTORED_LABEL, read_header, read_mrc
 from emflow.io.star import floats, read_star, read_table, write_star
+from emflow.reconstruct.abinitio import HalfSearch
 from emflow.reconstruct.command import abinitio, refine
 from emflow.reconstruct.config import ReconstructAbinitio, ReconstructRefine
 from emflow.step import EmflowError, Run
@@ -24,7 +25,14 @@ FILES = (
     "half1.mrc", "half2.mrc", "map.mrc", "mask.mrc",
     "particles.star", "fsc.star", "metrics.json", "verdicts.json",
 )  # fmt: skip
-QUICK = {"n_starts": 1, "n_iterations": 15, "n_drawn": 60, "resolution_angstrom": 40.0, "shift_fraction": 0.1}
+QUICK = {
+    "n_starts": 1,
+    "max_starts": 3,
+    "n_iterations": 15,
+    "n_drawn": 60,
+    "resolution_angstrom": 40.0,
+    "shift_fraction": 0.1,
+}
 RUN = Run(threads=1, device="cpu")
 
 
@@ -158,6 +166,37 @@ def test_noise_alone_gives_no_structure(tmp_path: Path, make_particles: Callable
         first = verdicts_of(tmp_path / step)[0]
         assert first["verdict"] == "fail"
         assert "No structure" in first["evidence"]
+    assert metrics_of(tmp_path / "abinitio")["n_starts"] == 3, "1, then 2, then 3: as long as nothing agrees"
+
+
+def test_a_killed_search_keeps_its_starts(
+    chain: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth, folder = chain
+    cfg = ReconstructAbinitio(diameter_angstrom=120, **QUICK)
+    explore = HalfSearch.explore
+    done: list[int] = []
+
+    def dies(self: HalfSearch) -> None:
+        if len(done) == 1:
+            raise KeyboardInterrupt
+        done.append(self.half)
+        explore(self)
+
+    monkeypatch.setattr(HalfSearch, "explore", dies)
+    with pytest.raises(KeyboardInterrupt):
+        abinitio(truth.star, tmp_path / "abinitio", cfg=cfg, run=RUN)
+    assert not (tmp_path / "abinitio" / "map.mrc").exists()
+
+    def counts(self: HalfSearch) -> None:
+        done.append(self.half)
+        explore(self)
+
+    monkeypatch.setattr(HalfSearch, "explore", counts)
+    abinitio(truth.star, tmp_path / "abinitio", cfg=cfg, run=RUN)
+    assert done == [1, 2], "half 1's start was kept; halves that agree need no more"
+    for name in FILES:
+        assert (tmp_path / "abinitio" / name).read_bytes() == (folder / "abinitio" / name).read_bytes()
 
 
 def test_symmetry_is_used(tmp_path: Path, make_particles: Callable) -> None:
