@@ -79,7 +79,13 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
             "analyze": "Find states in the latents; write their particles and volumes along the coordinates.",
         },
     ),
-    "validate": ("Judge half maps.", {"maps": "FSC, resolution and angular coverage of two half maps."}),
+    "validate": (
+        "Judge half maps.",
+        {
+            "maps": "FSC, resolution and angular coverage of two half maps.",
+            "states": "Resolution of each state of a heterogeneity analysis, by its own half maps.",
+        },
+    ),
 }
 """Room → its help and its verbs; each verb is the function of that name in ``emflow.<room>.command``
 (with an underscore behind a name that Python keeps for itself: ``import_``)."""

@@ -14,7 +14,17 @@ from pydantic import Field, ValidationError
 
 from emflow.step import EmflowError, Execution, Sample, StepConfig, own_fields, sample_fields
 
-ROOMS = ("simulate", "session", "ctf", "denoise", "pick", "extract", "reconstruct", "heterogeneity", "validate")
+ROOMS = (
+    "simulate",
+    "session",
+    "ctf",
+    "denoise",
+    "pick",
+    "extract",
+    "reconstruct",
+    "heterogeneity",
+    "validate",
+)
 """Rooms with settings; removing an optional room means deleting its folder, its rule file and its name here."""
 
 

@@ -51,6 +51,13 @@ class Chain:
         """GPUs that a GPU step asks the scheduler for."""
         return 0 if self.settings.execution.device == "cpu" else 1
 
+    def of(self, room: str, pattern: str) -> list[str]:
+        """Files of an optional room, one for each shard where the pattern holds ``{shard}``; none without the room."""
+        if room not in ROOMS:
+            return []
+        numbers = self.shards if "{shard}" in pattern else [""]
+        return [pattern.replace("{shard}", number) for number in numbers]
+
     def labels(self, step: str, key: str) -> list[str]:
         """The file of a person's labels that a setting names, if it is there: an input of the step."""
         name = getattr(self.settings.section(step), key)

@@ -13,12 +13,12 @@ from emflow.device import prepare
 from emflow.figure import png_bytes
 from emflow.io.atomic import write_bytes
 from emflow.io.mrc import read_header, read_mrc
-from emflow.io.record import Record
+from emflow.io.record import Record, verdict, write_metrics, write_verdicts
 from emflow.io.star import write_star
 from emflow.step import Run
 from emflow.validate import judge
 from emflow.validate.angles import judge_coverage
-from emflow.validate.config import ValidateMaps
+from emflow.validate.config import ValidateMaps, ValidateStates
 from emflow.validate.figures import draw_fsc, draw_map, draw_views
 from emflow.validate.inputs import (
     Mask,
@@ -31,6 +31,7 @@ from emflow.validate.inputs import (
 )
 from emflow.validate.maps import compare_aspherical, compare_halves
 from emflow.validate.outputs import FIGURES, curve_lists, fsc_tables, metrics_of, write_empty, write_results
+from emflow.validate.states import judge_state, judge_states, state_folders, state_metrics, state_table
 
 log = logging.getLogger("emflow")
 
@@ -117,3 +118,33 @@ def maps(
         write_star(out / "fsc.star", fsc_tables(curves, (half1, half2), mask))
         write_results(out, metrics, judgements, {"mask": judged.description, "curves": curve_lists(curves)})
         log.info("%s", judgements[0].evidence)
+
+
+def states(
+    analysis: Path,
+    out: Path,
+    /,
+    *,
+    cfg: ValidateStates = ValidateStates(),
+    run: Run = Run(),
+    mask: Path | None = None,
+) -> None:
+    """Judge each state of a heterogeneity analysis by its own half maps.
+
+    Parameters
+    ----------
+    analysis
+        Folder of `emflow heterogeneity analyze`, with states/NN/half1.mrc and half2.mrc.
+    out
+        Folder to write: states.star, metrics.json, verdicts.json.
+    mask
+        Mask with values 0 to 1 (MRC); by default each state's own.
+    """
+    device = prepare(run)
+    with Record("validate.states", cfg, run, inputs=[analysis / "latents.star"]):
+        found = [judge_state(folder, mask, cfg, device) for folder in state_folders(analysis)]
+        judgement = judge_states(found)
+        write_star(out / "states.star", {"states": state_table(found)})
+        write_verdicts(out / "verdicts.json", [verdict(*judgement)])
+        write_metrics(out / "metrics.json", state_metrics(found))
+        log.info("%s", judgement.evidence)

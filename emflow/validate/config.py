@@ -26,4 +26,8 @@ class ValidateMaps(SpecimenSize, SpecimenSymmetry):
     """Seed of the random phases."""
 
 
-STEPS: dict[str, type[StepConfig]] = {"maps": ValidateMaps}
+class ValidateStates(ValidateMaps):
+    """Judge each state of a heterogeneity analysis by its own half maps."""
+
+
+STEPS: dict[str, type[StepConfig]] = {"maps": ValidateMaps, "states": ValidateStates}

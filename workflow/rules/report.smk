@@ -12,6 +12,9 @@ rule report:
         "<results>/reconstruct/abinitio/metrics.json",
         "<results>/reconstruct/refine/metrics.json",
         "<results>/validate/metrics.json",
+        project.of("denoise", "<results>/denoise/shard_{shard}.star"),
+        project.of("heterogeneity", "<results>/heterogeneity/metrics.json"),
+        project.of("heterogeneity", "<results>/validate/states/metrics.json"),
         ["<results>/simulate/metrics.json"] if project.settings.input.truth else [],
     output:
         page="<results>/report/index.html",

@@ -11,6 +11,8 @@ if project.settings.input.truth:
             abinitio="<results>/reconstruct/abinitio/particles.star",
             refine="<results>/reconstruct/refine/particles.star",
             validation="<results>/validate/metrics.json",
+            denoised=project.of("denoise", "<results>/denoise/shard_{shard}.star"),
+            states=project.of("heterogeneity", "<results>/heterogeneity/latents.star"),
         output:
             "<results>/simulate/metrics.json",
         log:

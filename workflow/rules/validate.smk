@@ -29,3 +29,30 @@ rule validate_maps:
         "emflow validate maps {input.half1} {input.half2} {params.folder}"
         " --mask {input.mask} --particles {input.particles} --reconstruct {params.reconstruct}"
         " --json {params.cfg:q} --threads {threads} --record {log}"
+
+
+if "heterogeneity" in project.rooms:
+
+    rule validate_states:
+        input:
+            latents="<results>/heterogeneity/latents.star",
+            mask="<results>/reconstruct/refine/mask.mrc",
+        output:
+            states="<results>/validate/states/states.star",
+            metrics="<results>/validate/states/metrics.json",
+            verdicts="<results>/validate/states/verdicts.json",
+        log:
+            "<results>/records/validate.states/all.json",
+        conda:
+            "../../envs/emflow.yaml"
+        threads: project.threads(8)
+        resources:
+            mem_mb=lambda wildcards, attempt: 16000 * attempt,
+            runtime=lambda wildcards, attempt: 120 * attempt,
+        params:
+            cfg=section("validate.states"),
+            analysis=subpath(input.latents, parent=True),
+            folder=subpath(output.states, parent=True),
+        shell:
+            "emflow validate states {params.analysis} {params.folder} --mask {input.mask}"
+            " --json {params.cfg:q} --threads {threads} --record {log}"
