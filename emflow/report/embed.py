@@ -28,6 +28,8 @@ def picture_entry(picture: MicrographPicture) -> dict[str, Any]:
         "picture": picture,
         "source": data_uri(picture.jpeg, "jpeg") if picture.jpeg else "",
         "mask": data_uri(picture.mask, "png") if picture.mask else "",
+        "raw": data_uri(picture.raw, "jpeg") if picture.raw else "",
+        "denoised": data_uri(picture.denoised, "jpeg") if picture.denoised else "",
         "bar_px": _bar(picture.width_px * (picture.pixel_size_angstrom or 0))
         / (picture.pixel_size_angstrom or 1),
         "bar_nm": _bar(picture.width_px * (picture.pixel_size_angstrom or 0)) / 10,

@@ -26,7 +26,9 @@ METRIC_FOLDERS = {
     "extract.recentered": "extract/recentered",
     "reconstruct.abinitio": "reconstruct/abinitio",
     "reconstruct.refine": "reconstruct/refine",
+    "heterogeneity": "heterogeneity",
     "validate": "validate",
+    "validate.states": "validate/states",
     "truth": "simulate",
 }
 """Section of summary.json → folder of its metrics.json and verdicts.json."""

@@ -25,6 +25,7 @@ from emflow.report.gather import Results
 from emflow.report.pictures import gallery
 from emflow.report.summary import Numbers, Stage, accepted_of, numbers_of, stages
 from emflow.report.targets import compare_with_targets
+from emflow.report.variation import variation_entry
 
 MOST_ROWS = 300
 """Rows of a table on the page; the rest is in the STAR file that is named below it."""
@@ -37,7 +38,9 @@ ROOM_NAMES = {
     "extract.recentered": "Extraction, recentred",
     "reconstruct.abinitio": "First map",
     "reconstruct.refine": "Refinement",
+    "heterogeneity": "Heterogeneity",
     "validate": "Validation",
+    "validate.states": "Validation of states",
     "truth": "Against the truth",
     "cost": "Cost",
     "simulation": "Simulation",
@@ -92,6 +95,7 @@ def context(results: Results, summary: dict[str, Numbers]) -> dict[str, Any]:
         "particles": particle_sheet(results),
         "maps": [entry for entry in (map_entry(results, step) for step in ("abinitio", "refine")) if entry],
         "validation": validation_figures(results),
+        "variation": variation_entry(results),
         "truth": compare_with_targets(summary),
         "settings": settings or _recorded_settings(results),
         "costs": _costs(results),

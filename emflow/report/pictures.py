@@ -41,6 +41,10 @@ class MicrographPicture:
     problem: str
     mask: bytes | None
     """PNG of the area that picking left out, transparent elsewhere; None where there is none."""
+    raw: bytes | None
+    """The micrograph without a filter, beside ``denoised``; None where that is None."""
+    denoised: bytes | None
+    """The denoised micrograph; None where there is none."""
     width_px: int
     height_px: int
     """Size of the micrograph itself; the picture is smaller."""
@@ -101,9 +105,13 @@ def gallery(results: Results, count: int = 6) -> list[MicrographPicture]:
     for (row, why), identity in zip(chosen, identities, strict=True):
         name = str(table["rlnMicrographName"].iloc[row])
         jpeg, problem, shape = None, "", (0, 0)
+        raw = denoised = None
         try:
             image = read_image(name)
             jpeg, shape = micrograph_jpeg(image, pixel, diameter), image.shape
+            restored = results.path("denoise", "images", f"{identity}.mrc")
+            if restored is not None:
+                raw, denoised = (plain_jpeg(part, pixel, diameter) for part in (image, read_image(restored)))
         except (EmflowError, OSError) as error:
             problem = str(error)
         radius = diameter / pixel / 2 if diameter and pixel else max(shape) / 60
@@ -115,6 +123,8 @@ def gallery(results: Results, count: int = 6) -> list[MicrographPicture]:
                 jpeg=jpeg,
                 problem=problem,
                 mask=results.attempt(functools.partial(mask_png, results, identity), None),
+                raw=raw,
+                denoised=denoised,
                 width_px=shape[1],
                 height_px=shape[0],
                 pick_count=int(counts[row]) if np.isfinite(counts[row]) else None,
@@ -133,15 +143,28 @@ def micrograph_jpeg(
     image: np.ndarray, pixel_size_angstrom: float | None, diameter_angstrom: float | None
 ) -> bytes:
     """Draw a micrograph as a person wants to see it: low-passed, flattened, grey levels by robust limits."""
-    pixel = pixel_size_angstrom or 3.0
-    diameter = diameter_angstrom or 200.0
+    binned, diameter_px = _binned(image, pixel_size_angstrom, diameter_angstrom)
+    seen = ndimage.gaussian_filter(binned, 0.07 * diameter_px)
+    return jpeg_bytes(seen - ndimage.gaussian_filter(binned, 0.8 * diameter_px, mode="nearest"))
+
+
+def plain_jpeg(
+    image: np.ndarray, pixel_size_angstrom: float | None, diameter_angstrom: float | None
+) -> bytes:
+    """Draw a micrograph binned and flattened, without a low-pass."""
+    binned, diameter_px = _binned(image, pixel_size_angstrom, diameter_angstrom)
+    return jpeg_bytes(binned - ndimage.gaussian_filter(binned, 0.8 * diameter_px, mode="nearest"))
+
+
+def _binned(
+    image: np.ndarray, pixel_size_angstrom: float | None, diameter_angstrom: float | None
+) -> tuple[np.ndarray, float]:
+    """The image binned to the width of the page, and the diameter in its pixels."""
     step = max(1, round(max(image.shape) / WIDTH_PX))
     height, width = (side // step * step for side in image.shape)
     clean = np.nan_to_num(image[:height, :width], nan=0.0, posinf=0.0, neginf=0.0)
     binned = clean.reshape(height // step, step, width // step, step).mean((1, 3))
-    seen = ndimage.gaussian_filter(binned, 0.07 * diameter / (pixel * step))
-    seen -= ndimage.gaussian_filter(binned, 0.8 * diameter / (pixel * step), mode="nearest")
-    return jpeg_bytes(seen)
+    return binned, (diameter_angstrom or 200.0) / ((pixel_size_angstrom or 3.0) * step)
 
 
 def mask_png(results: Results, identity: str) -> bytes | None:

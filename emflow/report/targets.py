@@ -21,6 +21,10 @@ TARGETS = {
     "refine_pose_error_median_deg": Target(6.0, False),
     "refine_over_attainable_ratio": Target(1.3, False),
     "halves_over_truth_ratio": Target(0.9, True),
+    "denoise_gain_over_raw_db": Target(8.0, True),
+    "denoise_gain_over_gaussian_db": Target(0.0, True),
+    "heterogeneity_coordinate1_rank_correlation": Target(0.8, True),
+    "heterogeneity_fsc_area_gain": Target(0.0, True),
 }
 """Name in simulate/metrics.json → what the demo's session must reach."""
 

@@ -19,6 +19,7 @@ UNITS = {
     "mb": "MB",
     "gb": "GB",
     "cpu_s": "CPU-s",
+    "db": "dB",
     "s": "s",
     "sd": "standard deviations",
     "percent": "%",

@@ -31,6 +31,7 @@ FIGURES = (
     "heterogeneity_coordinate2_error_by_chance_deg",
     "heterogeneity_fsc_area",
     "heterogeneity_mean_fsc_area",
+    "heterogeneity_fsc_area_gain",
 )
 _NEIGHBOURS = 15
 _NEIGHBOURHOODS = 20000  # particles, at most, whose neighbours are looked for
@@ -84,6 +85,7 @@ def score_latents(found: Latents | None) -> Metrics:
     if found.volumes is not None and found.true_volume is not None and len(found.state):
         areas = fsc_areas(found)
         metrics["heterogeneity_fsc_area"], metrics["heterogeneity_mean_fsc_area"] = areas
+        metrics["heterogeneity_fsc_area_gain"] = areas[0] - areas[1]
     return metrics
 
 

@@ -133,6 +133,7 @@ def test_a_stack_is_scored_in_the_results_own_frame(stack: Path, tmp_path: Path)
     write_results(stack, tmp_path / "blind", linear=False)
     blind = scored(stack, tmp_path / "blind", tmp_path / "b")
     assert blind["heterogeneity_state_ari"] is None
+    assert good["heterogeneity_fsc_area_gain"] > 0.01
     assert blind["heterogeneity_fsc_area"] == pytest.approx(blind["heterogeneity_mean_fsc_area"])
     assert 0.3 < blind["heterogeneity_fsc_area"] < good["heterogeneity_fsc_area"]
 
