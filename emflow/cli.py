@@ -172,6 +172,8 @@ def main(tokens: Sequence[str] | None = None) -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
     )
+    # threads that wait must not spin: on a busy machine that took ten times the CPU time. Read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if tokens is None else tokens)
     try:
         if "EMFLOW_PARENT" in os.environ:
