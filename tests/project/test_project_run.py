@@ -20,20 +20,29 @@ from emflow.io.star import read_star
 from emflow.project.lock import is_held
 from emflow.project.unlock import running_steps
 
-PER_SHARD = ("session_check", "ctf_fit", "pick_apply", "session_select", "extract_run", "extract_recenter")
+PER_SHARD = (
+    "session_check", "ctf_fit", "denoise_apply", "pick_apply", "session_select", "extract_run", "extract_recenter",
+)  # fmt: skip
 POOLED = (
     "session_join", "extract_join", "reconstruct_abinitio", "extract_join_recentered", "reconstruct_refine",
-    "validate_maps", "simulate_score", "report",
+    "heterogeneity_fit", "heterogeneity_analyze", "validate_maps", "validate_states", "simulate_score", "report",
 )  # fmt: skip
 EVERYTHING = {**dict.fromkeys(PER_SHARD, 2), **dict.fromkeys(POOLED, 1)}
 
-UNTOUCHED = ("extract/particles.star", "extract/recentered/particles.star", "reconstruct/", "validate/")
+UNTOUCHED = (
+    "extract/particles.star",
+    "extract/recentered/particles.star",
+    "reconstruct/",
+    "heterogeneity/",
+    "validate/",
+)
 """What must not change when broken micrographs lie among the good ones."""
 
 
 def test_the_chain_ends_with_a_page_and_figures(tiny):
     summary = json.loads((tiny.results / "report" / "summary.json").read_text())
-    assert {"session", "ctf", "pick", "extract", "reconstruct.refine", "validate", "truth"} <= summary.keys()
+    rooms = {"session", "ctf", "pick", "extract", "reconstruct.refine", "heterogeneity", "validate", "truth"}
+    assert rooms <= summary.keys()
     assert (tiny.results / "report" / "index.html").stat().st_size > 1000
     for rule in ("session.check/shard_00001", "reconstruct.refine/all", "extract.join/recentered"):
         record = json.loads((tiny.results / "records" / f"{rule}.json").read_text())
@@ -59,13 +68,18 @@ def test_a_second_run_has_nothing_to_do_and_writes_nothing(tiny):
         ("simulate={score: {match_radius: 0.3}}", set(EVERYTHING) - {"simulate_score", "report"}),
         (
             "session={select: {min_picks: 2}, find: {shard_size: 3}}",
-            {"session_check", "ctf_fit", "pick_apply"},
+            {"session_check", "ctf_fit", "denoise_apply", "pick_apply"},
         ),
-        ("ctf={fit: {patch_size: 256}}", {"session_check", "pick_apply"}),
+        ("ctf={fit: {patch_size: 256}}", {"session_check", "denoise_apply", "pick_apply"}),
+        (
+            "heterogeneity={analyze: {volumes: 4}}",
+            set(EVERYTHING) - {"heterogeneity_analyze", "validate_states", "simulate_score", "report"},
+        ),
         (
             "sample={symmetry: C2, pixel_size_angstrom: 4.0, diameter_angstrom: 200}",
             {
                 "session_check",
+                "denoise_apply",
                 "ctf_fit",
                 "pick_apply",
                 "session_select",
@@ -87,7 +101,7 @@ def test_a_changed_setting_reruns_its_step_and_what_follows(tiny, change, spared
 
 def test_a_plan_names_the_changed_setting(tiny):
     said = tiny.call("emflow", "plan", "run.yaml", "simulate={score: {match_radius: 0.3}}")
-    assert "2 of 20 jobs would run" in said
+    assert "2 of 25 jobs would run" in said
     assert "match_radius 0.25 → 0.3" in said
     assert "follows simulate score" in said
 
@@ -211,7 +225,7 @@ def test_the_same_input_gives_the_same_bytes(tiny, tmp_path):
     for journal in copy.results.rglob(".*.journal"):
         journal.unlink()
     copy.call(*copy.snakemake("--forcerun", "session_check", "--until", "extract_join"))
-    part = ("session/", "ctf/", "pick/", "extract/shard", "extract/particles")
+    part = ("session/", "ctf/", "denoise/", "pick/", "extract/shard", "extract/particles")
     expected = {name: digest for name, digest in tiny.digests().items() if name.startswith(part)}
     got = copy.digests()
     assert {name: got.get(name) for name in expected} == expected
