@@ -50,3 +50,34 @@ def draw_latents(latent: np.ndarray, state: np.ndarray, seed: int = 0) -> Figure
     axes.set(xlabel="coordinate 1", ylabel="coordinate 2" if latent.shape[1] > 1 else "particles")
     axes.legend(markerscale=4)
     return drawn
+
+
+@styled
+def draw_volumes(rows: list[list[np.ndarray]], names: list[str]) -> Figure:
+    """Projections of decoded volumes along z, a row per coordinate; the last column is how the ends differ.
+
+    Parameters
+    ----------
+    rows
+        Volumes (n, n, n) along each coordinate.
+    names
+        What each row is.
+    """
+    count = max(len(row) for row in rows) + 1
+    drawn = figure(1.05 * count + 0.4, 1.15 * len(rows) + 0.3)
+    grid = drawn.subplots(len(rows), count, squeeze=False)
+    for axes, row, name in zip(grid, rows, names, strict=True):
+        views = [volume.sum(0) for volume in row]
+        low, high = min(float(v.min()) for v in views), max(float(v.max()) for v in views)
+        for place, view in zip(axes, views, strict=False):
+            place.imshow(view, cmap="gray", vmin=low, vmax=high, origin="lower")
+        change = views[-1] - views[0]
+        reach = float(np.abs(change).max()) or 1.0
+        axes[-1].imshow(change, cmap="RdBu_r", vmin=-reach, vmax=reach, origin="lower")
+        axes[0].set_ylabel(name)
+    for place in grid.flat:
+        place.set(xticks=[], yticks=[])
+        if not place.has_data():
+            place.set_visible(False)
+    grid[0, -1].set_title("last − first")
+    return drawn
