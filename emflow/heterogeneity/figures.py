@@ -67,7 +67,12 @@ def draw_volumes(rows: list[list[np.ndarray]], names: list[str]) -> Figure:
     drawn = figure(1.05 * count + 0.4, 1.15 * len(rows) + 0.3)
     grid = drawn.subplots(len(rows), count, squeeze=False)
     for axes, row, name in zip(grid, rows, names, strict=True):
-        views = [volume.sum(0) for volume in row]
+        whole = np.abs(np.stack(row)).sum((0, 1))
+        ys, xs = np.nonzero(whole > 0.02 * whole.max())
+        seen = (
+            (slice(ys.min(), ys.max() + 1), slice(xs.min(), xs.max() + 1)) if len(ys) else (slice(None),) * 2
+        )
+        views = [volume.sum(0)[seen] for volume in row]
         low, high = min(float(v.min()) for v in views), max(float(v.max()) for v in views)
         for place, view in zip(axes, views, strict=False):
             place.imshow(view, cmap="gray", vmin=low, vmax=high, origin="lower")
@@ -77,6 +82,7 @@ def draw_volumes(rows: list[list[np.ndarray]], names: list[str]) -> Figure:
         axes[0].set_ylabel(name)
     for place in grid.flat:
         place.set(xticks=[], yticks=[])
+        place.spines[:].set_visible(False)
         if not place.has_data():
             place.set_visible(False)
     grid[0, -1].set_title("last − first")
