@@ -27,12 +27,14 @@ from emflow.heterogeneity.agree import (
 from emflow.heterogeneity.config import HeterogeneityFit
 from emflow.heterogeneity.model import Model, Stack, em_pass, maximise, renormalise, statistics
 from emflow.heterogeneity.prior import Mixture
+from emflow.heterogeneity.rigid import rigid_fraction, rigid_motions
 
 log = logging.getLogger("emflow")
 
 FRACTIONS = (0.26, 0.45, 0.71, 1.0)
 """Bands, as fractions of the finest."""
 _LEAST_BAND = 6.0
+_RIGID_WEIGHT = 0.1
 _WINDOW = 1.5
 """Width of the window in which the halves are compared locally, in units of the finest detail."""
 _FIRST_MIXED = 1
@@ -72,6 +74,13 @@ class Fit:
     shells: ShellAgreement
     band: float
     contrast_deviation: float
+    rigid: Tensor
+    """Part of each kept component's power that shifts and turns of the whole map explain, (K,)."""
+
+    def rigid_total(self) -> float:
+        """The same of all components together."""
+        power = self.volumes[1:].flatten(1).double().square().sum(1).cpu()
+        return float((self.rigid * power).sum() / power.sum().clamp(min=1e-30))
 
 
 def fit_model(
@@ -270,6 +279,7 @@ def _merge(
         shells,
         stage.band,
         variance**0.5,
+        rigid_fraction(volumes),
     )
 
 
@@ -297,6 +307,9 @@ def _latents(
 def principal_axes(volumes: Tensor, latent: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Turn to principal coordinates of the volumes: uncorrelated, of deviation 1, by falling variance.
 
+    What shifts and turns of the whole map explain counts for a tenth only, so that the marks of imprecise
+    poses come last.
+
     The population's covariance is that of the means plus the mean posterior covariance. Each component's
     sign makes its sum of cubes positive, so that equal models look equal.
     """
@@ -306,7 +319,8 @@ def principal_axes(volumes: Tensor, latent: Tensor, covariance: Tensor) -> tuple
     flat = volumes.flatten(1).double().cpu()
     centre = latent.mean(0)
     spread = (latent - centre).T @ (latent - centre) / len(latent) + covariance.mean(0)
-    gram = flat[1:] @ flat[1:].T
+    rigid = flat[1:] @ rigid_motions(volumes[0].cpu()).T
+    gram = flat[1:] @ flat[1:].T - (1 - _RIGID_WEIGHT) * rigid @ rigid.T
     factor = torch.linalg.cholesky(gram + 1e-12 * gram.diagonal().mean() * torch.eye(count))
     values, vectors = torch.linalg.eigh(factor.T @ spread @ factor)
     scale = values.flip(0).clamp(min=1e-30).sqrt()

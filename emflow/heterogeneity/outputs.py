@@ -101,7 +101,10 @@ def write_fit(out: Path, posed: Posed, fit: Fit, scale: float) -> None:
         "canonical_correlation_min": float(fit.canonical.min()) if count else None,
         "latent_correlation_min": float(fit.evidence.latent[fit.kept].min()) if count else None,
     }
-    metrics |= {f"component_{k + 1:02d}_power_fraction": float(power[k]) for k in range(count)}
+    metrics["rigid_fraction"] = fit.rigid_total() if count else None
+    for k in range(count):
+        metrics[f"component_{k + 1:02d}_power_fraction"] = float(power[k])
+        metrics[f"component_{k + 1:02d}_rigid_fraction"] = float(fit.rigid[k])
     write_metrics(out / "metrics.json", metrics)
     write_verdicts(out / "verdicts.json", [verdict(*row) for row in judge_fit(fit)])
     write_mrc(out / "mean.mrc", volumes[0], pixel)
