@@ -67,16 +67,17 @@ class Mixture:
 
     def posterior(self, gram: Tensor, product: Tensor, contrast_variance: float) -> Posterior:
         """Of a = (contrast, z), given G (B, C, C) and b (B, C) of images (see ``model.Statistics``)."""
-        kinds, count = self.mean.shape
+        weight, means, spread = (part.to(gram) for part in (self.weight, self.mean, self.covariance))
+        kinds, count = means.shape
         prior = torch.zeros(kinds, count + 1, count + 1).to(gram)
         prior[:, 0, 0] = 1 / contrast_variance
-        prior[:, 1:, 1:] = torch.linalg.inv(self.covariance)
-        centre = torch.cat([self.mean.new_ones(kinds, 1), self.mean], 1)
+        prior[:, 1:, 1:] = torch.linalg.inv(spread)
+        centre = torch.cat([means.new_ones(kinds, 1), means], 1)
         pull = (prior @ centre[..., None])[..., 0]
         base = (
-            self.weight.clamp(min=1e-12).log()
+            weight.clamp(min=1e-12).log()
             - 0.5 * (centre * pull).sum(1)
-            - 0.5 * torch.linalg.slogdet(self.covariance)[1]
+            - 0.5 * torch.linalg.slogdet(spread)[1]
         )
         factor = torch.linalg.cholesky(2 * gram[:, None] + prior)
         right = 2 * product[:, None] + pull

@@ -42,6 +42,15 @@ def test_a_missing_stack_is_named(one: Path) -> None:
         command.fit(one / "bad.star", one / "maps", one / "bad")
 
 
+def test_a_particle_that_comes_twice_is_named(one: Path) -> None:
+    tables = read_star(one / "particles.star")
+    table = tables["particles"].copy()
+    table.loc[5, "emflowParticleId"] = "p4"
+    write_star(one / "bad.star", {**tables, "particles": table})
+    with pytest.raises(EmflowError, match="p4"):
+        command.fit(one / "bad.star", one / "maps", one / "bad")
+
+
 def test_pixels_that_are_no_numbers_are_named(one: Path) -> None:
     content = bytearray((one / "stack.mrcs").read_bytes())
     place = len(content) - 4 * 32 * 32 * (240 - 17)  # first pixel of image 18
