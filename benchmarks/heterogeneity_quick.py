@@ -1,10 +1,11 @@
-"""Heterogeneity on simulated stacks with true poses: five compositions, a full turn, one state, pure noise.
+"""Heterogeneity on simulated stacks with true poses: compositions, a full turn, a hinge, one state, pure noise.
 
-    python benchmarks/heterogeneity_quick.py FOLDER [composition turn homogeneous noise] [--particles 5000]
+    python benchmarks/heterogeneity_quick.py FOLDER [composition turn hinge homogeneous noise] [--seeds 0 1]
 
 Makes the stacks with `emflow simulate particles`, runs `emflow heterogeneity fit` and `analyze` on them, and
-prints one JSON line per set: components kept, adjusted Rand index, error of the angle, per-image FSC area
-against that of the fitted and of the true mean map, CPU-seconds, CPU-milliseconds per image and pass.
+prints one JSON line per set and seed: components kept, adjusted Rand index, error of the angle, rank
+correlation of the first coordinate, per-image FSC area against that of the fitted and of the true mean map,
+CPU-seconds, CPU-milliseconds per image and pass. --write keeps them in benchmarks/results.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import spearmanr
 from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import KNeighborsRegressor
 
@@ -32,9 +34,12 @@ from emflow.io.star import floats, integers, read_star
 SETS = {
     "composition": ["--n-compositions", "5"],
     "turn": ["--n-angles", "1", "--n-domains", "2", "--n-state-volumes", "100"],
+    "hinge": ["--n-angles", "1", "--n-domains", "2", "--angle-range-deg", "60", "--n-state-volumes", "50"],
     "homogeneous": [],
     "noise": [],
 }
+MOVING = ("turn", "hinge")
+RESULTS = Path(__file__).parent / "results" / "heterogeneity_quick.json"
 _JUDGED = 200
 
 
@@ -47,15 +52,15 @@ def run(*words: str) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def prepare(kind: str, folder: Path, particles: int, box: int, snr: float) -> None:
+def prepare(kind: str, folder: Path, particles: int, box: int, snr: float, seed: int) -> None:
     """Make the stack and the consensus map's mask, once."""
     if (folder / "maps" / "mask.mrc").exists():
         return
-    sizes = ["--n-particles", str(particles), "--box-px", str(box), "--snr", str(snr)]
+    sizes = ["--n-particles", str(particles), "--box-px", str(box), "--snr", str(snr), "--seed", str(seed)]
     run("simulate", "particles", str(folder), *sizes, *SETS[kind])
     if kind == "noise":
         pixels = map_mrc(folder / "particles.mrcs")
-        noise = np.random.default_rng(0).standard_normal(pixels.shape, dtype=np.float32)
+        noise = np.random.default_rng(seed).standard_normal(pixels.shape, dtype=np.float32)
         write_mrc(
             folder / "particles.mrcs", noise, read_header(folder / "particles.mrcs").voxel_size_angstrom
         )
@@ -87,13 +92,16 @@ def score(kind: str, folder: Path) -> dict[str, float | int | str]:
         near = KNeighborsRegressor(20).fit(latent[train], circle[train]).predict(latent[~train])
         error = np.angle(np.exp(1j * (np.arctan2(near[:, 1], near[:, 0]) - angle[~train])))
         out["angle_error_median_deg"] = float(np.rad2deg(np.median(np.abs(error))))
+    if kind == "hinge":
+        told = spearmanr(latent[:, 0], floats(truth, "emflowCoordinate1")).statistic
+        out["rank_correlation"] = abs(float(told))
     return out | score_maps(kind, folder, truth, latent)
 
 
 def score_maps(kind: str, folder: Path, truth: pd.DataFrame, latent: np.ndarray) -> dict[str, float]:
     """Mean over images of the area under the masked FSC to the image's true volume."""
     states = read_star(folder / "truth" / "states" / "states.star")["states"]
-    column = "emflowCoordinate1" if kind == "turn" else "emflowState"
+    column = "emflowCoordinate1" if kind in MOVING else "emflowState"
     known, own = floats(states, column), floats(truth, column)
     mask = torch.from_numpy(read_mrc(folder / "maps" / "mask.mrc"))
     paths = [folder / "analyze" / "mean.mrc", *sorted((folder / "analyze").glob("component_*.mrc"))]
@@ -124,21 +132,57 @@ def main() -> None:
     parser.add_argument("--box", type=int, default=64)
     parser.add_argument("--snr", type=float, default=0.1)
     parser.add_argument("--components", type=int, default=8)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--write", action="store_true", help="add to benchmarks/results")
     given = parser.parse_args()
     torch.set_num_threads(1)
     for kind in given.sets:
-        folder = given.folder / f"{kind}_{given.particles}_{given.box}_{given.snr:g}"
-        prepare(kind, folder, given.particles, given.box, given.snr)
-        fit = run("heterogeneity", "fit", str(folder / "particles.star"), str(folder / "maps"),
-                  str(folder / "fit"), "--components", str(given.components))  # fmt: skip
-        analyze = run("heterogeneity", "analyze", str(folder / "fit"), str(folder / "analyze"))
-        passes = sum(HeterogeneityFit().iterations) + 3
-        cost = {
-            "fit_cpu_s": round(fit, 1),
-            "analyze_cpu_s": round(analyze, 1),
-            "cpu_ms_per_image_and_pass": round(1e3 * fit / passes / given.particles, 3),
-        }
-        print(json.dumps({"set": kind, **score(kind, folder), **cost}), flush=True)
+        for seed in given.seeds:
+            result = measure(kind, seed, given)
+            print(json.dumps(result), flush=True)
+            if given.write:
+                keep(result)
+
+
+def measure(kind: str, seed: int, given: argparse.Namespace) -> dict[str, object]:
+    """Make, fit, analyse and score one set."""
+    folder = given.folder / f"{kind}_{given.particles}_{given.box}_{given.snr:g}_{seed}"
+    prepare(kind, folder, given.particles, given.box, given.snr, seed)
+    fit = run("heterogeneity", "fit", str(folder / "particles.star"), str(folder / "maps"),
+              str(folder / "fit"), "--components", str(given.components))  # fmt: skip
+    analyze = run("heterogeneity", "analyze", str(folder / "fit"), str(folder / "analyze"))
+    passes = sum(HeterogeneityFit().iterations)
+    cost = {
+        "fit_cpu_s": round(fit, 1),
+        "analyze_cpu_s": round(analyze, 1),
+        "cpu_ms_per_image_and_pass": round(1e3 * fit / passes / given.particles, 3),
+    }
+    about = {
+        "set": kind,
+        "seed": seed,
+        "particles": given.particles,
+        "box_px": given.box,
+        "snr": given.snr,
+        "components_tried": given.components,
+        "passes": passes,
+    }
+    rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in score(kind, folder).items()}
+    return about | rounded | cost
+
+
+def keep(result: dict[str, object]) -> None:
+    """Put a result among those kept, in place of an older one of the same set."""
+    identity = ("set", "seed", "particles", "box_px", "snr", "components_tried")
+    kept = json.loads(RESULTS.read_text())["results"] if RESULTS.is_file() else []
+    kept = [row for row in kept if any(row[name] != result[name] for name in identity)]
+    kept = sorted([*kept, result], key=lambda row: [str(row[name]) for name in identity])
+    command = "python benchmarks/heterogeneity_quick.py FOLDER SET... --seeds 0 1 ... --write"
+    about = {
+        "command": command,
+        "note": "true poses; half-sets alternate by micrograph; the mask is that of the true mean map; one thread",
+        "results": kept,
+    }
+    RESULTS.write_text(json.dumps(about, indent=1) + "\n")
 
 
 if __name__ == "__main__":

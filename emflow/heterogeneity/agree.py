@@ -93,6 +93,36 @@ def apply_weights(grid: BasisGrid, table: Tensor, weights: Tensor) -> Tensor:
     return table * weights[shell].repeat(1, 2) * (grid.radius() <= grid.band + 0.5)[:, None]
 
 
+def local_weights(first: Tensor, second: Tensor, width: float) -> Tensor:
+    """Wiener weight of the mean of two halves about each voxel: 2F/(1 + F), F from products in a Gaussian window.
+
+    A component is confined to what moves, the mask holds the whole particle: where the halves have nothing
+    in common, a component's noise goes. Both halves' signs enter the weight, so it may be used on what is
+    shown and on final coordinates, never on a model that is judged by held-out images.
+
+    Parameters
+    ----------
+    first, second
+        Volumes of the halves, each filtered by its shells' weights, (C, n, n, n).
+    width
+        Standard deviation of the window, in voxels.
+    """
+    n = first.shape[-1]
+    k, half = 2 * torch.pi * torch.fft.fftfreq(n), 2 * torch.pi * torch.fft.rfftfreq(n)
+    square = (k[:, None, None] ** 2 + k[:, None] ** 2 + half**2).to(first)
+    window = torch.exp(-0.5 * width**2 * square)
+
+    def smooth(values: Tensor) -> Tensor:
+        return torch.fft.irfftn(torch.fft.rfftn(values, dim=(-3, -2, -1)) * window, s=(n, n, n))
+
+    power = smooth((first.square() + second.square()) / 2)
+    least = 1e-6 * power.amax((-3, -2, -1), keepdim=True).clamp(
+        min=1e-30
+    )  # beyond the mask, and in lost components
+    agreed = (smooth(first * second) / power.clamp(min=least)).clamp(0, 1)
+    return 2 * agreed / (1 + agreed)
+
+
 @dataclass(frozen=True)
 class HeldOut:
     """Latents of images by a model that did not see them."""

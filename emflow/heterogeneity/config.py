@@ -12,8 +12,10 @@ class HeterogeneityFit(SpecimenSymmetry):
     """Components tried, at most; the halves' agreement decides how many are kept."""
     resolution_angstrom: float | None = Field(None, gt=0, le=200)
     """Finest detail used, in ångström; by default where the half-sets' mean maps cease to agree."""
-    iterations: tuple[int, int, int, int] = (12, 6, 3, 3)
+    iterations: tuple[int, int, int, int] = (12, 6, 6, 4)
     """EM passes in each of four bands, 0.26, 0.45, 0.71 and 1 of the whole."""
+    prior_gaussians: int = Field(10, ge=1, le=100)
+    """Gaussians, at most, whose mixture is the coordinates' prior after the first band; 1 leaves them one Gaussian."""
     contrast_deviation: float = Field(0.1, gt=0, le=1)
     """First guess of the contrast's deviation from particle to particle; it is learnt."""
     evidence_deviations: float = Field(5.0, gt=0, le=100)

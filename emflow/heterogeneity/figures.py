@@ -50,3 +50,40 @@ def draw_latents(latent: np.ndarray, state: np.ndarray, seed: int = 0) -> Figure
     axes.set(xlabel="coordinate 1", ylabel="coordinate 2" if latent.shape[1] > 1 else "particles")
     axes.legend(markerscale=4)
     return drawn
+
+
+@styled
+def draw_volumes(rows: list[list[np.ndarray]], names: list[str]) -> Figure:
+    """Projections of decoded volumes along z, a row per coordinate; the last column is how the ends differ.
+
+    Parameters
+    ----------
+    rows
+        Volumes (n, n, n) along each coordinate.
+    names
+        What each row is.
+    """
+    count = max(len(row) for row in rows) + 1
+    drawn = figure(1.05 * count + 0.4, 1.15 * len(rows) + 0.3)
+    grid = drawn.subplots(len(rows), count, squeeze=False)
+    for axes, row, name in zip(grid, rows, names, strict=True):
+        whole = np.abs(np.stack(row)).sum((0, 1))
+        ys, xs = np.nonzero(whole > 0.02 * whole.max())
+        seen = (
+            (slice(ys.min(), ys.max() + 1), slice(xs.min(), xs.max() + 1)) if len(ys) else (slice(None),) * 2
+        )
+        views = [volume.sum(0)[seen] for volume in row]
+        low, high = min(float(v.min()) for v in views), max(float(v.max()) for v in views)
+        for place, view in zip(axes, views, strict=False):
+            place.imshow(view, cmap="gray", vmin=low, vmax=high, origin="lower")
+        change = views[-1] - views[0]
+        reach = float(np.abs(change).max()) or 1.0
+        axes[-1].imshow(change, cmap="RdBu_r", vmin=-reach, vmax=reach, origin="lower")
+        axes[0].set_ylabel(name)
+    for place in grid.flat:
+        place.set(xticks=[], yticks=[])
+        place.spines[:].set_visible(False)
+        if not place.has_data():
+            place.set_visible(False)
+    grid[0, -1].set_title("last − first")
+    return drawn

@@ -20,17 +20,25 @@ from emflow.heterogeneity.agree import (
     canonical_correlations,
     correlations,
     judge_held_out,
+    local_weights,
     shell_agreement,
     weigh_evidence,
 )
 from emflow.heterogeneity.config import HeterogeneityFit
 from emflow.heterogeneity.model import Model, Stack, em_pass, maximise, renormalise, statistics
+from emflow.heterogeneity.prior import Mixture
+from emflow.heterogeneity.rigid import rigid_fraction, rigid_motions
 
 log = logging.getLogger("emflow")
 
 FRACTIONS = (0.26, 0.45, 0.71, 1.0)
 """Bands, as fractions of the finest."""
 _LEAST_BAND = 6.0
+_RIGID_WEIGHT = 0.1
+_WINDOW = 1.5
+"""Width of the window in which the halves are compared locally, in units of the finest detail."""
+_FIRST_MIXED = 1
+"""Band from which a mixture is the coordinates' prior: before, they are not yet told apart from noise."""
 Models = tuple[Model, Model]
 
 
@@ -66,6 +74,13 @@ class Fit:
     shells: ShellAgreement
     band: float
     contrast_deviation: float
+    rigid: Tensor
+    """Part of each kept component's power that shifts and turns of the whole map explain, (K,)."""
+
+    def rigid_total(self) -> float:
+        """The same of all components together."""
+        power = self.volumes[1:].flatten(1).double().square().sum(1).cpu()
+        return float((self.rigid * power).sum() / power.sum().clamp(min=1e-30))
 
 
 def fit_model(
@@ -192,17 +207,33 @@ def _fit_band(
         given[:, 0] = 1
         model = replace(model, contrast_variance=cfg.contrast_deviation**2)
     model = replace(model, volumes=volumes)
-    for _ in range(cfg.iterations[number]):
+    if number >= _FIRST_MIXED and cfg.prior_gaussians > 1 and cfg.iterations[number]:
+        model = replace(model, mixture=_guess_mixture(stack, rows, model, grid, cfg))
+    for turn in range(cfg.iterations[number]):
         table = grid.to_table(model.volumes)
         sums = em_pass(stack, rows, grid, table, model, given)
         volumes = grid.to_volumes(maximise(grid, table, sums, fill)) * inner
-        if given is None:
+        if given is not None:
+            model = replace(model, volumes=volumes)
+        elif sums.mixture is not None and turn < cfg.iterations[number] - 1:
+            model = replace(model, volumes=volumes, noise=sums.noise, mixture=sums.mixture)
+        else:
             volumes, contrast = renormalise(volumes, sums)
             model = Model(volumes, contrast, sums.noise)
-        else:
-            model = replace(model, volumes=volumes)
         given = None
     return model
+
+
+def _guess_mixture(
+    stack: Stack, rows: Tensor, model: Model, grid: BasisGrid, cfg: HeterogeneityFit
+) -> Mixture | None:
+    """What one half's coordinates look like, by its own model."""
+    means, spread = [], torch.zeros(model.components, model.components, dtype=torch.float64)
+    for _, _, stats, _ in statistics(stack, rows, grid.to_table(model.volumes), grid, model):
+        mean, covariance, _ = stats.posterior(model.contrast_variance)
+        means.append(mean[:, 1:].cpu())
+        spread += covariance[:, 1:, 1:].sum(0).cpu()
+    return Mixture.guess(torch.cat(means), spread / len(rows), cfg.prior_gaussians, cfg.seed)
 
 
 def _merge(
@@ -228,7 +259,10 @@ def _merge(
     chosen = torch.cat([torch.tensor([True]), kept]).to(stack.device)
     merged = apply_weights(grid, (tables[0] + tables[1]) / 2, shells.merged())
     inner = _mask_of(mask, grid.box)
-    volumes = (grid.to_volumes(merged) * inner)[chosen]
+    volumes = grid.to_volumes(merged) * inner
+    seen = [grid.to_volumes(table)[1:] * inner for table in single]
+    volumes[1:] *= local_weights(seen[0], seen[1], _WINDOW * grid.box / grid.band)
+    volumes = volumes[chosen]
     variance = sum(model.contrast_variance for model in stage.models) / 2
     latent, covariance, contrast = _latents(stack, halves, grid, volumes, stage, variance)
     volumes, latent, covariance = principal_axes(volumes, latent, covariance)
@@ -245,6 +279,7 @@ def _merge(
         shells,
         stage.band,
         variance**0.5,
+        rigid_fraction(volumes),
     )
 
 
@@ -272,6 +307,9 @@ def _latents(
 def principal_axes(volumes: Tensor, latent: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Turn to principal coordinates of the volumes: uncorrelated, of deviation 1, by falling variance.
 
+    What shifts and turns of the whole map explain counts for a tenth only, so that the marks of imprecise
+    poses come last.
+
     The population's covariance is that of the means plus the mean posterior covariance. Each component's
     sign makes its sum of cubes positive, so that equal models look equal.
     """
@@ -281,7 +319,8 @@ def principal_axes(volumes: Tensor, latent: Tensor, covariance: Tensor) -> tuple
     flat = volumes.flatten(1).double().cpu()
     centre = latent.mean(0)
     spread = (latent - centre).T @ (latent - centre) / len(latent) + covariance.mean(0)
-    gram = flat[1:] @ flat[1:].T
+    rigid = flat[1:] @ rigid_motions(volumes[0].cpu()).T
+    gram = flat[1:] @ flat[1:].T - (1 - _RIGID_WEIGHT) * rigid @ rigid.T
     factor = torch.linalg.cholesky(gram + 1e-12 * gram.diagonal().mean() * torch.eye(count))
     values, vectors = torch.linalg.eigh(factor.T @ spread @ factor)
     scale = values.flip(0).clamp(min=1e-30).sqrt()

@@ -69,6 +69,13 @@ def read_posed(star: Path) -> Posed:
         raise EmflowError(
             f"{star}: lacks the column _{missing[0]}; expected particles with poses, as a refinement writes them."
         )
+    twice = table["emflowParticleId"][table["emflowParticleId"].duplicated()]
+    if len(twice):
+        raise EmflowError(
+            f"{star}: {len(twice)} particles stand in it more than once, as {twice.iloc[0]} (_emflowParticleId, or "
+            "micrograph and coordinate). A particle seen twice counts as evidence twice: remove the copies. Of a "
+            "symmetry-expanded set, give every copy an _emflowParticleId of its own."
+        )
     facts = particles.common_facts()
     return Posed(particles, facts.box_px, facts.pixel_size_angstrom, half_sets(particles))
 

@@ -18,10 +18,13 @@ from torch import Tensor
 
 from emflow.em.basis import BasisGrid
 from emflow.em.slices import HalfPlane
+from emflow.heterogeneity.prior import Census, Mixture
 
 _SAMPLES = 400_000
 """Pixels of all images in a batch: what keeps a batch's arrays near 100 MB at nine volumes."""
 _LEAST_CONTRAST_VARIANCE = 1e-4
+_HEADROOM = 10.0
+"""Power that the prior leaves to any volume, in units of the noise's: a weak one is not crushed on its way."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class Model:
     contrast_variance: float
     noise: Tensor
     """Power per noise group and shell, (G, S)."""
+    mixture: Mixture | None = None
+    """Prior of z in the next pass; None: N(0, 1)."""
 
     @property
     def components(self) -> int:
@@ -104,6 +109,8 @@ class Sums:
     """Mean of a·aᵀ with its covariance, (C, C)."""
     noise: Tensor
     """Expected residual power per group and shell, (G, S)."""
+    mixture: Mixture | None
+    """The prior that this pass found, if it had a mixture."""
 
 
 def weights(stack: Stack, rows: Tensor, plane: HalfPlane, noise: Tensor) -> Tensor:
@@ -158,15 +165,20 @@ def em_pass(
     second = torch.zeros(count, count, dtype=torch.float64, device=device)
     residual = torch.zeros(groups, shells, dtype=torch.float64, device=device)
     pixels = torch.zeros_like(residual)
+    census = Census(*model.mixture.mean.shape) if model.mixture is not None else None
     for place, part, stats, (where, y, weight, data, power, slices, weighted) in statistics(
         stack, rows, table, grid, model
     ):
-        if given is None:
-            mean, covariance, _ = stats.posterior(model.contrast_variance)
-        else:
+        if given is not None:
             mean = given[place].to(stats.product)
-            covariance = torch.zeros_like(stats.gram)
-        moment = mean[:, :, None] * mean[:, None] + covariance
+            moment = mean[:, :, None] * mean[:, None]
+        elif model.mixture is not None and census is not None:
+            found = model.mixture.posterior(stats.gram, stats.product, model.contrast_variance)
+            census.add(found)
+            mean, moment = found.pooled()
+        else:
+            mean, covariance, _ = stats.posterior(model.contrast_variance)
+            moment = mean[:, :, None] * mean[:, None] + covariance
         first += mean.sum(0)
         second += moment.sum(0)
         fitted = weighted @ moment.float()
@@ -184,14 +196,21 @@ def em_pass(
     grid.add_mates(numerator[:, 2 * count :], 1)
     noise = torch.where(pixels > 0, residual / pixels.clamp(min=1), model.noise.double()).float()
     total = max(1, len(rows))
-    return Sums(numerator[:, : 2 * count], numerator[:, 2 * count], first / total, second / total, noise)
+    return Sums(
+        numerator[:, : 2 * count],
+        numerator[:, 2 * count],
+        first / total,
+        second / total,
+        noise,
+        census.mixture() if census is not None else None,
+    )
 
 
 def maximise(grid: BasisGrid, table: Tensor, sums: Sums, fill: float) -> Tensor:
     """Newton step of the volumes: V + (S⁻¹·gradient − Λ·V)/(Σ C²/σ² + Λ), S the mean of a·aᵀ.
 
-    The prior's precision Λ per shell and volume is fill/(power that the volume has now, with half of what
-    noise would leave). A volume that fills a part of its padded box is smooth in Fourier space: its power
+    The prior's precision Λ per shell and volume is fill/(power that the volume has now, with ten times
+    what noise would leave). A volume that fills a part of its padded box is smooth in Fourier space: its power
     sits in that part of all patterns, each of which is measured by so many more grid points. Without the
     factor the prior would crush weak components.
 
@@ -207,7 +226,7 @@ def maximise(grid: BasisGrid, table: Tensor, sums: Sums, fill: float) -> Tensor:
     square = table[:, :count].square() + table[:, count:].square()
     power = table.new_zeros(len(counts), count).index_add_(0, shell, square) / counts[:, None]
     level = table.new_zeros(len(counts)).index_add_(0, shell, sums.denominator) / counts
-    tau = power + 0.5 * fill / level.clamp(min=1e-6)[:, None]
+    tau = power + _HEADROOM * fill / level.clamp(min=1e-6)[:, None]
     precision = (fill / tau.clamp(min=1e-12))[shell].repeat(1, 2)
     inverse = torch.linalg.inv(sums.second).float()
     gradient = torch.cat([sums.numerator[:, :count] @ inverse, sums.numerator[:, count:] @ inverse], 1)

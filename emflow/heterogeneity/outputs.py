@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from emflow.em.wiener import reconstruct_from_poses
 from emflow.figure import png_bytes
 from emflow.heterogeneity.analyze import States, decode
-from emflow.heterogeneity.figures import draw_agreement, draw_latents
+from emflow.heterogeneity.figures import draw_agreement, draw_latents, draw_volumes
 from emflow.heterogeneity.fit import Fit, Stage
 from emflow.heterogeneity.inputs import FittedFolder, Posed, posed_batches, read_metrics, read_verdicts
 from emflow.heterogeneity.judge import judge_fit, judge_states, judge_too_few
@@ -101,7 +101,10 @@ def write_fit(out: Path, posed: Posed, fit: Fit, scale: float) -> None:
         "canonical_correlation_min": float(fit.canonical.min()) if count else None,
         "latent_correlation_min": float(fit.evidence.latent[fit.kept].min()) if count else None,
     }
-    metrics |= {f"component_{k + 1:02d}_power_fraction": float(power[k]) for k in range(count)}
+    metrics["rigid_fraction"] = fit.rigid_total() if count else None
+    for k in range(count):
+        metrics[f"component_{k + 1:02d}_power_fraction"] = float(power[k])
+        metrics[f"component_{k + 1:02d}_rigid_fraction"] = float(fit.rigid[k])
     write_metrics(out / "metrics.json", metrics)
     write_verdicts(out / "verdicts.json", [verdict(*row) for row in judge_fit(fit)])
     write_mrc(out / "mean.mrc", volumes[0], pixel)
@@ -176,7 +179,8 @@ def _clear(out: Path) -> None:
 
 def clear_states(out: Path) -> None:
     """Remove the states and volumes of an earlier analysis; fewer may come now."""
-    for pattern in ("states/*/particles.star", "states/*/half?.mrc", "volumes/*.mrc", "component_*.mrc"):
+    patterns = ("states/*/particles.star", "states/*/half?.mrc", "volumes/*.mrc", "component_*.mrc")
+    for pattern in (*patterns, "figures/latents.png", "figures/volumes.png"):
         for path in out.glob(pattern):
             path.unlink()
     for folder in out.glob("states/*"):
@@ -235,8 +239,13 @@ def write_states(
     if found.latent.shape[1]:
         drawn = draw_latents(found.latent, states.state, seed)
         write_bytes(out / "figures" / "latents.png", png_bytes(drawn))
-    else:
-        (out / "figures" / "latents.png").unlink(missing_ok=True)
+    rows_drawn = [[decode(found.volumes, z) for z in path] for path in paths]
+    names = [f"coordinate {k}" for k in range(1, len(paths) + 1)]
+    if len(states.centres) > 1:
+        rows_drawn.append([decode(found.volumes, z) for z in states.centres])
+        names.append("states")
+    if rows_drawn:
+        write_bytes(out / "figures" / "volumes.png", png_bytes(draw_volumes(rows_drawn, names)))
     metrics = read_metrics(fitted) | {
         "states": len(states.centres),
         "silhouette": states.silhouette,
