@@ -25,13 +25,14 @@ from emflow.validate.inputs import (
     check_headers,
     check_pixels,
     read_particles,
+    read_states,
     read_verdicts,
     read_volume,
     views_of,
 )
 from emflow.validate.maps import compare_aspherical, compare_halves
 from emflow.validate.outputs import FIGURES, curve_lists, fsc_tables, metrics_of, write_empty, write_results
-from emflow.validate.states import judge_state, judge_states, state_folders, state_metrics, state_table
+from emflow.validate.states import judge_state, judge_states, state_metrics, state_table
 
 log = logging.getLogger("emflow")
 
@@ -142,7 +143,7 @@ def states(
     """
     device = prepare(run)
     with Record("validate.states", cfg, run, inputs=[analysis / "latents.star"]):
-        found = [judge_state(folder, mask, cfg, device) for folder in state_folders(analysis)]
+        found = [judge_state(state, cfg) for state in read_states(analysis, mask, cfg, device)]
         judgement = judge_states(found)
         write_star(out / "states.star", {"states": state_table(found)})
         write_verdicts(out / "verdicts.json", [verdict(*judgement)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from torch import Tensor
 from emflow.em.fsc import fsc
 from emflow.em.masks import solvent_mask
 from emflow.em.symmetry import symmetry_operators
-from emflow.io.mrc import MrcHeader, read_mrc
-from emflow.io.star import floats, integers, read_star
+from emflow.io.mrc import MrcHeader, read_header, read_mrc
+from emflow.io.star import floats, integers, read_star, read_table
 from emflow.step import EmflowError
 from emflow.validate.angles import symmetric_views, view_directions
 from emflow.validate.config import ValidateMaps
@@ -155,3 +156,47 @@ def read_verdicts(folder: Path | None) -> list[dict[str, str]]:
     except json.JSONDecodeError as error:
         raise EmflowError(f"{path}: not valid JSON: {error}.") from None
     return [row for row in rows if isinstance(row, dict) and "verdict" in row]
+
+
+@dataclass(frozen=True)
+class StateMaps:
+    """What a heterogeneity analysis left of one state."""
+
+    name: str
+    particles: int
+    halves: tuple[Tensor, Tensor] | None
+    """None where a half map is missing or empty: then one half-set has no particle of this state."""
+    voxel_size_angstrom: float
+    mask: Mask | None
+    """The mask that was given; None if the state's own is to be made."""
+
+
+def read_states(
+    analysis: Path, mask: Path | None, cfg: ValidateMaps, device: torch.device
+) -> Iterator[StateMaps]:
+    """Read the states of an analysis one by one; none where nothing varies.
+
+    Raises
+    ------
+    EmflowError
+        If the folder is no analysis, or two half maps do not belong together.
+    """
+    if not (analysis / "latents.star").is_file():
+        raise EmflowError(
+            f"{analysis}: no latents.star there; expected the folder of `emflow heterogeneity analyze`."
+        )
+    for table in sorted(analysis.glob("states/*/particles.star")):
+        name, count = table.parent.name, len(read_table(table, "particles"))
+        paths = (table.parent / "half1.mrc", table.parent / "half2.mrc")
+        if not all(path.is_file() for path in paths):
+            yield StateMaps(name, count, None, 0.0, None)
+            continue
+        headers = [read_header(path) for path in paths]
+        voxel = check_headers(paths, headers, cfg.voxel_size_angstrom)
+        one, two = (torch.from_numpy(read_mrc(path)).to(device) for path in paths)
+        if not (bool(one.any()) and bool(two.any())):
+            yield StateMaps(name, count, None, voxel, None)
+            continue
+        check_pixels(paths, [one, two])
+        given = Mask.read(mask, headers[0], voxel, device) if mask is not None else None
+        yield StateMaps(name, count, (one, two), voxel, given)

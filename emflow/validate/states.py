@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
-from emflow.io.mrc import read_header, read_mrc
-from emflow.io.star import read_table
-from emflow.step import EmflowError
 from emflow.validate.config import ValidateStates
-from emflow.validate.inputs import Mask, check_headers, check_pixels
+from emflow.validate.inputs import Mask, StateMaps
 from emflow.validate.judge import Judgement, is_resolved
 from emflow.validate.maps import compare_halves
 
@@ -32,66 +26,21 @@ class StateFigures:
     """Standard deviations above noise; None without two half maps."""
 
 
-def judge_state(folder: Path, mask: Path | None, cfg: ValidateStates, device: torch.device) -> StateFigures:
-    """Compare a state's half maps.
-
-    Parameters
-    ----------
-    folder
-        Holds particles.star and, where the state has particles in both half-sets, half1.mrc and half2.mrc.
-    mask
-        Mask on the same grid; by default one is made from the state's own mean map.
-    cfg, device
-        Settings, and where to compute.
-    """
-    particles = len(read_table(folder / "particles.star", "particles"))
-    paths = (folder / "half1.mrc", folder / "half2.mrc")
-    if not all(path.is_file() for path in paths):
-        return StateFigures(folder.name, particles, None, None, None)
-    headers = [read_header(path) for path in paths]
-    voxel = check_headers(paths, headers, cfg.voxel_size_angstrom)
-    halves = [torch.from_numpy(read_mrc(path)).to(device) for path in paths]
-    if not all(bool(half.any()) for half in halves):
-        return StateFigures(folder.name, particles, None, None, None)
-    check_pixels(paths, halves)
-    held = _mask(mask, halves, headers, voxel, cfg, device)
-    curves = compare_halves(halves[0], halves[1], held.values, voxel, cfg)
+def judge_state(state: StateMaps, cfg: ValidateStates) -> StateFigures:
+    """Compare a state's half maps."""
+    if state.halves is None:
+        return StateFigures(state.name, state.particles, None, None, None)
+    voxel = state.voxel_size_angstrom
+    mask = state.mask or Mask.make((state.halves[0] + state.halves[1]) / 2, voxel, cfg)
+    curves = compare_halves(state.halves[0], state.halves[1], mask.values, voxel, cfg)
     resolved = is_resolved(curves)
     return StateFigures(
-        folder.name,
-        particles,
+        state.name,
+        state.particles,
         curves.resolution() if resolved else None,
         curves.resolution(threshold=0.5) if resolved else None,
         curves.significance(),
     )
-
-
-def _mask(
-    path: Path | None,
-    halves: list[Tensor],
-    headers: list,
-    voxel: float,
-    cfg: ValidateStates,
-    device: torch.device,
-) -> Mask:
-    if path is not None:
-        return Mask.read(path, headers[0], voxel, device)
-    return Mask.make((halves[0] + halves[1]) / 2, voxel, cfg)
-
-
-def state_folders(analysis: Path) -> list[Path]:
-    """Folders of the states of an analysis, in order; none where nothing varies.
-
-    Raises
-    ------
-    EmflowError
-        If the folder is no analysis.
-    """
-    if not (analysis / "latents.star").is_file():
-        raise EmflowError(
-            f"{analysis}: no latents.star there; expected the folder of `emflow heterogeneity analyze`."
-        )
-    return sorted(path.parent for path in analysis.glob("states/*/particles.star"))
 
 
 def state_metrics(states: list[StateFigures]) -> dict[str, float | int | None]:
