@@ -67,7 +67,11 @@ def abinitio(
         images = image_set(source, device)
         diameter = diameter_of(cfg, images.box, images.pixel_size_angstrom)
         key = _key(cfg, particles, source)
-        found, joined = find_halves(images, diameter, cfg, out / ".checkpoint", key)
+
+        def store(name: str, depends_on: str) -> Checkpoint:
+            return Checkpoint(out / ".checkpoint" / f"{name}.safetensors", f"{key} {depends_on}")
+
+        found, joined = find_halves(images, diameter, cfg, store)
         agreement = joined.agreement
         voxel = images.pixel_size_angstrom
         mask = particle_mask(0.5 * (joined.half1 + joined.half2), agreement)

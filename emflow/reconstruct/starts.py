@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
-from emflow.io.checkpoint import Checkpoint
+from torch import Tensor
+
 from emflow.reconstruct.abinitio import HalfMap, HalfSearch, Start
 from emflow.reconstruct.config import ReconstructAbinitio
 from emflow.reconstruct.images import ImageSet
@@ -15,8 +16,18 @@ from emflow.reconstruct.join import Joined, join
 log = logging.getLogger("emflow")
 
 
+class Store(Protocol):
+    """Where intermediate results are kept, such as :class:`emflow.io.checkpoint.Checkpoint`."""
+
+    def save(self, tensors: Mapping[str, Tensor], more: Mapping[str, Any]) -> None:
+        """Keep tensors and JSON."""
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """What was kept, or None."""
+
+
 def find_halves(
-    images: ImageSet, diameter_angstrom: float, cfg: ReconstructAbinitio, folder: Path, key: str
+    images: ImageSet, diameter_angstrom: float, cfg: ReconstructAbinitio, store: Callable[[str, str], Store]
 ) -> tuple[tuple[HalfMap, HalfMap], Joined]:
     """Both half-sets' maps, and how far they agree.
 
@@ -32,12 +43,11 @@ def find_halves(
         Of the particle.
     cfg
         Settings.
-    folder
-        For checkpoints: what a killed run has found is kept, start by start.
-    key
-        Names input and settings; checkpoints of another key are not used.
+    store
+        Given a name and what its content depends on beside input and settings: where to keep it. What a killed run
+        has found is kept start by start.
     """
-    halves = [_Half(images, number, diameter_angstrom, cfg, folder, key) for number in (1, 2)]
+    halves = [_Half(images, number, diameter_angstrom, cfg, store) for number in (1, 2)]
     starts = cfg.n_starts
     while True:
         found = halves[0].found(starts), halves[1].found(starts)
@@ -53,17 +63,20 @@ class _Half:
     """A half-set's search, kept as far as it came."""
 
     def __init__(
-        self, images: ImageSet, number: int, diameter: float, cfg: ReconstructAbinitio, folder: Path, key: str
+        self,
+        images: ImageSet,
+        number: int,
+        diameter: float,
+        cfg: ReconstructAbinitio,
+        store: Callable[[str, str], Store],
     ) -> None:
         self.images, self.number, self.diameter, self.cfg = images, number, diameter, cfg
-        self.folder, self.key = folder, key
+        self.store = store
         self.search: HalfSearch | None = None
 
     def found(self, starts: int) -> HalfMap:
         """Map and poses after a number of starts."""
-        checkpoint = Checkpoint(
-            self.folder / f"half{self.number}.safetensors", f"{self.key} after {starts} starts"
-        )
+        checkpoint = self.store(f"half{self.number}", f"after {starts} starts")
         kept = checkpoint.load()
         if kept is not None:
             tensors, figures = kept
@@ -79,7 +92,7 @@ class _Half:
 
     def explored(self, starts: int) -> HalfSearch:
         """The search with a number of starts behind it."""
-        checkpoint = Checkpoint(self.folder / f"starts{self.number}.safetensors", self.key)
+        checkpoint = self.store(f"starts{self.number}", "")
         if self.search is None:
             search = HalfSearch(self.images, self.number, self.diameter, self.cfg)
             kept = checkpoint.load()
