@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Circle
 from PIL import Image
 
-from emflow.figure import BLUE, INK, MUTED, ORANGE, figure, png_bytes, styled
+from emflow.figure import BLUE, MUTED, ORANGE, figure, png_bytes, styled
 from emflow.io.mrc import read_mrc
 from emflow.io.star import floats, read_star
 from emflow.report.gather import gather
@@ -30,15 +30,20 @@ def draw_micrograph(ax: Axes, results: Path) -> None:
     ax.set_title("micrograph and picks")
 
 
-def draw_ctf(ax: Axes, results: Path) -> None:
-    """Spectrum and fit of the first micrograph."""
-    table = read_star(results / "ctf" / "shard_00001.profiles.star")["profiles"]
-    table = table[table["emflowMicrographId"] == table["emflowMicrographId"].iloc[0]]
-    frequency = floats(table, "emflowFrequency")
-    ax.plot(frequency, floats(table, "emflowSpectrum"), color=INK, lw=1, label="spectrum")
-    ax.plot(frequency, floats(table, "emflowCtfFit"), color=ORANGE, lw=1, label="fitted CTF²")
-    ax.set(title="CTF", xlabel="frequency (1/Å)", ylim=(-0.3, 1.5))
-    ax.legend(loc="upper right", ncols=2)
+def draw_denoised(ax: Axes, results: Path) -> None:
+    """The same micrograph, denoised."""
+    picture = gallery(gather(results), 1)[0]
+    assert picture.denoised is not None
+    ax.imshow(np.asarray(Image.open(io.BytesIO(picture.denoised))), cmap="gray")
+    ax.set_title("denoised")
+
+
+def draw_latents(ax: Axes, results: Path) -> None:
+    """Latent coordinates, coloured by state."""
+    table = read_star(results / "heterogeneity" / "latents.star")["particles"]
+    x, y = (floats(table, f"emflowLatent{k}") for k in (1, 2))
+    ax.scatter(x, y, c=floats(table, "emflowCluster"), s=3, cmap="tab10", linewidths=0)
+    ax.set(title="heterogeneity", xlabel="coordinate 1", ylabel="coordinate 2")
 
 
 def draw_map(ax: Axes, results: Path) -> None:
@@ -67,13 +72,15 @@ def draw_fsc(ax: Axes, results: Path) -> None:
 
 @styled
 def main() -> None:
-    """Draw the four panels side by side."""
+    """Draw the panels side by side."""
     results = Path("results/demo")
-    fig = figure(11.5, 2.9)
-    panels = fig.subplots(1, 4)
-    for ax, draw in zip(panels, (draw_micrograph, draw_ctf, draw_map, draw_fsc), strict=True):
+    fig = figure(12.5, 2.6)
+    panels = fig.subplots(1, 5)
+    for ax, draw in zip(
+        panels, (draw_micrograph, draw_denoised, draw_map, draw_latents, draw_fsc), strict=True
+    ):
         draw(ax, results)
-    for ax in (panels[0], panels[2]):
+    for ax in panels[:3]:
         ax.axis("off")
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_bytes(png_bytes(fig, 110))
