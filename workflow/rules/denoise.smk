@@ -31,7 +31,7 @@ rule denoise_train:
 
 rule denoise_apply:
     input:
-        "<results>/session/check/shard_{shard}.star",
+        micrographs="<results>/session/check/shard_{shard}.star",
         weights=[
             name
             for name in [project.settings.section("denoise.apply").weights]
@@ -51,5 +51,5 @@ rule denoise_apply:
     params:
         cfg=section("denoise.apply"),
     shell:
-        "emflow denoise apply {input[0]} {output}"
+        "emflow denoise apply {input.micrographs} {output}"
         " --json {params.cfg:q} --threads {threads} --record {log}"
