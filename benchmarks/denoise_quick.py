@@ -110,6 +110,10 @@ def measure(session: Path, weights: str | None, figure: Path | None) -> None:
         if figure is not None:
             draw(figure, raw, image, clean, pixel)
             figure = None
+    if not figures:
+        sys.exit(
+            f"{session}: no micrograph without carbon, aggregates or other junk; nothing can be measured."
+        )
     print(f"{'':<16}{'SNR dB':>8}{'inside':>8}{'fitted':>8}{'FRC 60':>8}{'40':>7}{'30':>7}{'20 Å':>7}")
     for name, rows in figures.items():
         mean = np.mean(rows, axis=0)
