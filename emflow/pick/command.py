@@ -25,6 +25,9 @@ from emflow.step import EmflowError, Run
 
 log = logging.getLogger("emflow")
 
+DENOISED_COLUMNS = ("emflowDenoisedName", "emflowKeptVariance")
+"""What tells one denoised micrograph from another."""
+
 
 def apply(micrographs: Path, out: Path, /, *, cfg: PickApply = PickApply(), run: Run = Run()) -> None:
     """Pick particles in each micrograph.
@@ -43,6 +46,12 @@ def apply(micrographs: Path, out: Path, /, *, cfg: PickApply = PickApply(), run:
         require_diameter(cfg)
     masks = out.parent / "masks"
 
+    if cfg.pixels == "denoised" and "emflowDenoisedName" not in images.table:
+        raise EmflowError(
+            f"{micrographs}: pick.apply.pixels is denoised, but the table has no column emflowDenoisedName. Give the "
+            "table of `emflow denoise apply`, or set pixels to raw."
+        )
+
     def work(row: int) -> dict[str, Any]:
         pixels = torch.from_numpy(read_image(images.name(row))).to(device)
         pixel_size = images.facts(row).pixel_size_angstrom
@@ -50,6 +59,11 @@ def apply(micrographs: Path, out: Path, /, *, cfg: PickApply = PickApply(), run:
             raise EmflowError(f"{images.name(row)}: its pixel size is not known.")
         try:
             picks = pick_micrograph(pixels, pixel_size, _dark(images, row, cfg), cfg)
+            if cfg.pixels == "denoised" and len(picks.score):
+                # a denoiser makes particles of noise: where raw pixels show none, there are none
+                denoised = read_image(images.table["emflowDenoisedName"].iloc[row])
+                pixels = torch.from_numpy(denoised).to(device)
+                picks = pick_micrograph(pixels, pixel_size, _dark(images, row, cfg), cfg)
         except EmflowError as error:
             raise EmflowError(f"{images.name(row)}: {error}") from None
         write_mask(masks / f"{images.identity(row)}.mrc", picks.mask, pixel_size, pixels.shape)
@@ -57,7 +71,15 @@ def apply(micrographs: Path, out: Path, /, *, cfg: PickApply = PickApply(), run:
 
     def key(row: int) -> str:
         digest = images.table["emflowDigest"].iloc[row] if "emflowDigest" in images.table else ""
-        parts = (images.name(row), images.identity(row), images.facts(row), digest, _dark(images, row, cfg))
+        denoised = [images.table[c].iloc[row] for c in DENOISED_COLUMNS if c in images.table]
+        parts = (
+            images.name(row),
+            images.identity(row),
+            images.facts(row),
+            digest,
+            _dark(images, row, cfg),
+            denoised,
+        )
         return result_key(cfg, *parts)
 
     with Record("pick.apply", cfg, run, inputs=[micrographs]) as record:

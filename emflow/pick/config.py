@@ -8,6 +8,9 @@ from emflow.step import OpticsFacts, SpecimenContrast, SpecimenSize, StepConfig
 class PickApply(OpticsFacts, SpecimenSize, SpecimenContrast):
     """Find particles in each micrograph with a radial template learnt from that micrograph."""
 
+    pixels: str = Field("raw", pattern=r"^(raw|denoised)$")
+    """What is looked at: raw pixels, or those of `denoise apply` (column emflowDenoisedName). Raw is the default because
+    this picker flattens noise by itself and finds more there; see docs/pick.md."""
     diameter_px: float = Field(28.0, ge=12, le=200)
     """Diameter of the particle in the binned image on which picking works, in its pixels; finer images are binned
     to it, coarser ones stay as they are."""

@@ -58,6 +58,24 @@ class Chain:
         numbers = self.shards if "{shard}" in pattern else [""]
         return [pattern.replace("{shard}", number) for number in numbers]
 
+    @property
+    def _pixels(self) -> str:
+        return str(getattr(self.settings.section("pick.apply"), "pixels", "raw"))
+
+    @property
+    def pick_from(self) -> str:
+        """Table of micrographs that picking reads."""
+        room = "denoise" if self._pixels == "denoised" else "session/check"
+        return f"<results>/{room}/shard_{{shard}}.star"
+
+    @property
+    def other_pixels(self) -> str | None:
+        """The pixels, raw or denoised, that picking does not use; None where the two cannot be compared."""
+        given = self.settings.input
+        if given.picks or not given.truth or "denoise" not in ROOMS:
+            return None
+        return "raw" if self._pixels == "denoised" else "denoised"
+
     def labels(self, step: str, key: str) -> list[str]:
         """The file of a person's labels that a setting names, if it is there: an input of the step."""
         name = getattr(self.settings.section(step), key)
@@ -67,9 +85,10 @@ class Chain:
         """Threads of a job that can use ``most``."""
         return min(most, self.settings.execution.threads or most)
 
-    def section(self, step: str) -> str:
+    def section(self, step: str, **changes: object) -> str:
         """JSON of a step's settings and version: what triggers its rerun; ``{}`` for a step without any."""
-        return self.settings.params(step) if step in self.settings.steps else "{}"
+        settings = self.settings.params(step) if step in self.settings.steps else "{}"
+        return json.dumps({**json.loads(settings), **changes}) if changes else settings
 
 
 def open_chain(workflow: Any) -> Chain:

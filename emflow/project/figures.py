@@ -21,7 +21,8 @@ MAIN = {
     "heterogeneity": "components states",
     "validate.states": "states_resolved resolution_best_angstrom resolution_worst_angstrom",
     "simulation": "n_micrographs n_particles snr_in_box defocus_min_um defocus_max_um n_carbon_micrographs",
-    "truth": "pick_precision pick_recall pick_f1 ctf_defocus_error_median_angstrom refine_pose_error_median_deg "
+    "truth": "pick_precision pick_recall pick_f1 pick_raw_f1 pick_denoised_f1 "
+    "ctf_defocus_error_median_angstrom refine_pose_error_median_deg "
     "refine_map_to_truth_fsc05_angstrom refine_attainable_fsc05_angstrom refine_over_attainable_ratio "
     "halves_over_truth_ratio denoise_gain_over_raw_db denoise_gain_over_gaussian_db "
     "heterogeneity_coordinate1_rank_correlation heterogeneity_fsc_area heterogeneity_mean_fsc_area",

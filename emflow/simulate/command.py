@@ -108,10 +108,14 @@ def score(
     facts = next(p for p in (truth / "facts.json", truth / "truth" / "facts.json") if p.exists())
     with Record("simulate.score", cfg, run, inputs=[facts]):
         metrics: scoring.Metrics = {"particles": len(known.rotations), "micrographs": len(known.ctf)}
-        picked = inputs.read_picks(results)
+        picked = inputs.read_picks(results / "pick")
         picks, micrographs = picked or (known.particles, [])
         measured = scoring.score_picks(picks, micrographs, known, cfg.match_radius)
         metrics |= measured if picked else dict.fromkeys(measured)
+        for pixels in ("raw", "denoised"):  # those that picking did not use, for comparison
+            other = inputs.read_picks(results / "pick" / pixels)
+            compared = scoring.score_picks(*other, known, cfg.match_radius) if other else {}
+            metrics[f"pick_{pixels}_f1"] = compared.get("pick_f1")
         fitted = inputs.read_shards(results / "ctf", "micrographs")
         found = {} if fitted is None else inputs.ctf_by_micrograph(fitted)
         metrics |= scoring.score_ctf(found, known)

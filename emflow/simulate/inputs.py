@@ -207,9 +207,9 @@ def read_denoised(folder: Path, results: Path, known: Truth) -> Iterator[Restore
             yield Restored(image, raw, clean, known.particles.xy_px[known.particles.micrograph == name])
 
 
-def read_picks(results: Path) -> tuple[Positions, list[str]] | None:
-    """Picks and the micrographs that were picked; None where there are none yet."""
-    picks, micrographs = (read_shards(results / "pick", b) for b in ("particles", "micrographs"))
+def read_picks(folder: Path) -> tuple[Positions, list[str]] | None:
+    """Picks of a folder of shards and the micrographs that were picked; None where there are none yet."""
+    picks, micrographs = (read_shards(folder, b) for b in ("particles", "micrographs"))
     if picks is None or micrographs is None:
         return None
     return _positions(picks), sorted(set(_stems(micrographs)) | set(_stems(picks)))

@@ -155,3 +155,21 @@ def test_imported_picks_have_the_same_form(folder: Path) -> None:
         imported["micrographs"]["emflowPickCount"].tolist() == ours["micrographs"]["emflowPickCount"].tolist()
     )
     assert list(imported) == list(ours) or set(imported) == set(ours)
+
+
+def test_denoised_pixels_are_looked_at_where_raw_ones_show_particles(folder: Path) -> None:
+    cfg = CFG.model_copy(update={"pixels": "denoised"})
+    with pytest.raises(EmflowError, match="emflowDenoisedName"):
+        run(cfg=cfg)
+    tables = run("raw.star")
+    shifted = np.roll(read_mrc(Path("in/m0.mrc")), 20, axis=1)
+    for index in range(3):  # also where the raw one is noise
+        write_mrc(Path(f"denoised/m{index}.mrc"), shifted, 2.0)
+    names = [f"denoised/m{index}.mrc" for index in range(3)]
+    listed = tables["micrographs"].assign(emflowDenoisedName=names)
+    write_star("listed.star", {"optics": tables["optics"], "micrographs": listed})
+    found = run("denoised.star", "listed.star", cfg)["particles"]
+    assert set(found["rlnMicrographName"]) == {"in/m0.mrc", "in/m1.mrc"}
+    raw = tables["particles"]
+    mean = [floats(t[t["rlnMicrographName"] == "in/m0.mrc"], "rlnCoordinateX").mean() for t in (raw, found)]
+    assert mean[1] - mean[0] == pytest.approx(20, abs=8)

@@ -21,7 +21,8 @@ from emflow.project.lock import is_held
 from emflow.project.unlock import running_steps
 
 PER_SHARD = (
-    "session_check", "ctf_fit", "denoise_apply", "pick_apply", "session_select", "extract_run", "extract_recenter",
+    "session_check", "ctf_fit", "denoise_apply", "pick_apply", "pick_compared", "session_select", "extract_run",
+    "extract_recenter",
 )  # fmt: skip
 POOLED = (
     "session_join", "extract_join", "reconstruct_abinitio", "extract_join_recentered", "reconstruct_refine",
@@ -68,9 +69,9 @@ def test_a_second_run_has_nothing_to_do_and_writes_nothing(tiny):
         ("simulate={score: {match_radius: 0.3}}", set(EVERYTHING) - {"simulate_score", "report"}),
         (
             "session={select: {min_picks: 2}, find: {shard_size: 3}}",
-            {"session_check", "ctf_fit", "denoise_apply", "pick_apply"},
+            {"session_check", "ctf_fit", "denoise_apply", "pick_apply", "pick_compared"},
         ),
-        ("ctf={fit: {patch_size: 256}}", {"session_check", "denoise_apply", "pick_apply"}),
+        ("ctf={fit: {patch_size: 256}}", {"session_check", "denoise_apply", "pick_apply", "pick_compared"}),
         (
             "heterogeneity={analyze: {volumes: 4}}",
             set(EVERYTHING) - {"heterogeneity_analyze", "validate_states", "simulate_score", "report"},
@@ -82,6 +83,7 @@ def test_a_second_run_has_nothing_to_do_and_writes_nothing(tiny):
                 "denoise_apply",
                 "ctf_fit",
                 "pick_apply",
+                "pick_compared",
                 "session_select",
                 "session_join",
                 "extract_run",
@@ -101,7 +103,7 @@ def test_a_changed_setting_reruns_its_step_and_what_follows(tiny, change, spared
 
 def test_a_plan_names_the_changed_setting(tiny):
     said = tiny.call("emflow", "plan", "run.yaml", "simulate={score: {match_radius: 0.3}}")
-    assert "2 of 25 jobs would run" in said
+    assert "2 of 27 jobs would run" in said
     assert "match_radius 0.25 → 0.3" in said
     assert "follows simulate score" in said
 

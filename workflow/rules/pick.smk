@@ -26,7 +26,7 @@ else:
 
     rule pick_apply:
         input:
-            "<results>/session/check/shard_{shard}.star",
+            project.pick_from,
         output:
             "<results>/pick/shard_{shard}.star",
         log:
@@ -42,3 +42,16 @@ else:
         shell:
             "emflow pick apply {input} {output}"
             " --json {params.cfg:q} --threads {threads} --record {log}"
+
+    if project.other_pixels:
+
+        # a simulated session's table of figures shows raw and denoised pixels side by side
+        use rule pick_apply as pick_compared with:
+            input:
+                "<results>/denoise/shard_{shard}.star",
+            output:
+                f"<results>/pick/{project.other_pixels}/shard_{{shard}}.star",
+            log:
+                f"<results>/records/pick.apply/{project.other_pixels}_{{shard}}.json",
+            params:
+                cfg=project.section("pick.apply", pixels=project.other_pixels),

@@ -12,6 +12,15 @@ if project.settings.input.truth:
             refine="<results>/reconstruct/refine/particles.star",
             validation="<results>/validate/metrics.json",
             denoised=project.of("denoise", "<results>/denoise/shard_{shard}.star"),
+            compared=(
+                expand(
+                    "<results>/pick/{pixels}/shard_{shard}.star",
+                    pixels=project.other_pixels,
+                    shard=project.shards,
+                )
+                if project.other_pixels
+                else []
+            ),
             states=project.of("heterogeneity", "<results>/heterogeneity/latents.star"),
         output:
             "<results>/simulate/metrics.json",
