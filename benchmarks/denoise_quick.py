@@ -30,6 +30,7 @@ from emflow.denoise.apply import denoise
 from emflow.denoise.inputs import load_model
 from emflow.io.mrc import read_mrc
 from emflow.io.star import floats, read_star
+from emflow.simulate.score_denoise import footprint, snr_db
 
 HIGH_PASS_ANGSTROM = 600.0
 LOW_PASS_ANGSTROM = (15, 20, 25, 30, 40, 50, 60, 80, 100, 130, 170)
@@ -46,24 +47,9 @@ def filtered(image: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return np.fft.irfft2(np.fft.rfft2(image) * weight, s=image.shape)
 
 
-def correlation2(image: np.ndarray, target: np.ndarray) -> float:
-    """Squared correlation r² of the pixels given."""
-    x, y = image - image.mean(), target - target.mean()
-    return float((x * y).mean() ** 2 / ((x * x).mean() * (y * y).mean()))
-
-
-def decibel(ratio: float) -> float:
-    """Ratio of powers in dB."""
-    return 10 * math.log10(max(ratio, 1e-12))
-
-
-def footprints(table: dict[str, np.ndarray], shape: tuple[int, int], radius: float) -> np.ndarray:
-    """True within a radius (pixels) of the particles' centres."""
-    rows, columns = np.ogrid[: shape[0], : shape[1]]
-    inside = np.zeros(shape, dtype=bool)
-    for x, y in zip(table["x"], table["y"], strict=True):
-        inside |= (rows - y) ** 2 + (columns - x) ** 2 <= radius**2
-    return inside
+def snr_of(image: np.ndarray, target: np.ndarray) -> float:
+    """SNR in dB of the pixels given, as `emflow simulate score` has it."""
+    return snr_db(torch.from_numpy(image), torch.from_numpy(target))
 
 
 def frc(a: np.ndarray, b: np.ndarray, pixel: float, length: float) -> float:
@@ -95,16 +81,16 @@ def measure(session: Path, weights: str | None, figure: Path | None) -> None:
         if not len(here):
             print(f"{path.name}: noise alone; denoised/raw variance {image.var() / raw.var():.2g}")
             continue
-        centres = {"x": floats(here, "rlnCoordinateX"), "y": floats(here, "rlnCoordinateY")}
-        inside = footprints(centres, raw.shape, 0.5 * diameter / pixel)
+        centres = np.column_stack([floats(here, "rlnCoordinateX"), floats(here, "rlnCoordinateY")])
+        inside = footprint(raw.shape, centres, 0.5 * diameter / pixel).numpy()
         high = 1 - gain(raw.shape, pixel, HIGH_PASS_ANGSTROM)
         target = filtered(clean, high)
         tested = {"raw": filtered(raw, high), "emflow": filtered(image, high)}
         for length in LOW_PASS_ANGSTROM:
             tested[f"Gaussian {length} Å"] = filtered(raw, high * gain(raw.shape, pixel, length))
         for name, x in tested.items():
-            whole, within = correlation2(x, target), correlation2(x[inside], target[inside])
-            row = [decibel(whole / (1 - whole)), decibel(within / (1 - within)), decibel(1 / (1 - within))]
+            whole, within = snr_of(x, target), snr_of(x[inside], target[inside])
+            row = [whole, within, 10 * math.log10(1 + 10 ** (within / 10))]
             row += [frc(x, target, pixel, length) for length in (60, 40, 30, 20)]
             figures.setdefault(name, []).append(row)
         if figure is not None:

@@ -35,6 +35,9 @@ STYLE: Any = {
 INK, MUTED, BLUE, ORANGE, GREEN, RED = "#1b1f24", "#8a929b", "#0072b2", "#d55e00", "#009e73", "#b3261e"
 """Colours that colour-blind readers can tell apart (after Okabe and Ito)."""
 
+CLASSES = (BLUE, ORANGE, GREEN, RED, INK, "#cc79a7", "#56b4e9", "#e69f00", "#7f6000", MUTED)
+"""Colours of numbered things, such as states, in their order."""
+
 
 def styled(draw: Callable[P, Drawn]) -> Callable[P, Drawn]:
     """Decorate a function that draws a figure, so that it is drawn in the common style."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from emflow.figure import BLUE, GREEN, INK, MUTED, ORANGE, RED, figure, styled
+from emflow.figure import BLUE, CLASSES, INK, MUTED, figure, styled
 from emflow.heterogeneity.fit import Fit
 
 _MOST_POINTS = 20_000
-_CYCLE = (BLUE, ORANGE, GREEN, RED, INK, "#cc79a7", "#56b4e9", "#e69f00", "#7f6000", MUTED)
 
 
 @styled
@@ -21,7 +20,7 @@ def draw_agreement(fit: Fit, extent_angstrom: float) -> Figure:
     curves = fit.shells.correlation.cpu().numpy()[: len(shells)]
     left.plot(shells / extent_angstrom, curves[:, 0], color=INK, label="mean")
     for k, kept in enumerate(fit.kept.tolist(), start=1):
-        colour = _CYCLE[(k - 1) % len(_CYCLE)] if kept else MUTED
+        colour = CLASSES[(k - 1) % len(CLASSES)] if kept else MUTED
         label = f"axis {k}" if kept else None
         left.plot(shells / extent_angstrom, curves[:, k], color=colour, lw=1.4 if kept else 0.6, label=label)
     left.axhline(0, color=MUTED, lw=0.5)
@@ -42,7 +41,7 @@ def draw_latents(latent: np.ndarray, state: np.ndarray, seed: int = 0) -> Figure
     chosen = np.random.default_rng(seed).permutation(len(latent))[:_MOST_POINTS]
     for number in np.unique(state):
         own = latent[chosen][state[chosen] == number]
-        colour = _CYCLE[(int(number) - 1) % len(_CYCLE)]
+        colour = CLASSES[(int(number) - 1) % len(CLASSES)]
         if latent.shape[1] == 1:
             axes.hist(own[:, 0], bins=60, color=colour, alpha=0.6, label=f"state {number}")
         else:

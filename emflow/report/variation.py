@@ -10,14 +10,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from emflow.figure import BLUE, GREEN, INK, MUTED, ORANGE, RED, figure, styled
+from emflow.figure import CLASSES, figure, styled
 from emflow.io.star import read_star
 from emflow.report.embed import data_uri, drawn_uri
 from emflow.report.gather import Results
 from emflow.report.summary import numbers_of
 
 MOST_POINTS = 5000
-COLOURS = (BLUE, ORANGE, GREEN, RED, INK, "#cc79a7", "#56b4e9", "#e69f00", "#7f6000", MUTED)
 COLUMNS = {
     "emflowCluster": "state",
     "rlnRandomSubset": "half-set",
@@ -75,7 +74,7 @@ def draw_latents(table: pd.DataFrame) -> Figure | None:
         if name in ("emflowCluster", "rlnRandomSubset"):
             for label in np.unique(values[np.isfinite(values)]).astype(int):
                 own = values == label
-                colour = COLOURS[(label - 1) % len(COLOURS)]
+                colour = CLASSES[(label - 1) % len(CLASSES)]
                 ax.plot(x[own], y[own], ".", ms=2, alpha=0.6, color=colour, label=str(label))
             if len(np.unique(values)) <= 10:
                 ax.legend(markerscale=4, handletextpad=0, fontsize=7)
