@@ -137,7 +137,12 @@ def judge(metrics: Metrics) -> list[Verdict]:
         return [(question, "fail", "no particles", "Look at the picks, and at the micrographs set aside.")]
     few = count < FEW
     verdicts = [
-        (question, "warn" if few else "pass", evidence, "So few seldom give more than an outline; add data." if few else "")
+        (
+            question,
+            "warn" if few else "pass",
+            evidence,
+            "So few seldom give more than an outline; add data." if few else "",
+        )
     ]
     one, two = int(metrics["half1_particles"] or 0), int(metrics["half2_particles"] or 0)
     uneven = min(one, two) < 0.7 * max(one, two)
