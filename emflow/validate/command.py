@@ -10,16 +10,12 @@ import torch
 from cyclopts import Parameter
 
 from emflow.device import prepare
-from emflow.figure import png_bytes
-from emflow.io.atomic import write_bytes
 from emflow.io.mrc import read_header, read_mrc
 from emflow.io.record import Record, verdict, write_metrics, write_verdicts
 from emflow.io.star import write_star
 from emflow.step import Run
-from emflow.validate import judge
-from emflow.validate.angles import judge_coverage
+from emflow.validate.assess import Evidence, assess
 from emflow.validate.config import ValidateMaps, ValidateStates
-from emflow.validate.figures import draw_fsc, draw_map, draw_views
 from emflow.validate.inputs import (
     Mask,
     check_headers,
@@ -28,10 +24,8 @@ from emflow.validate.inputs import (
     read_states,
     read_verdicts,
     read_volume,
-    views_of,
 )
-from emflow.validate.maps import compare_aspherical, compare_halves
-from emflow.validate.outputs import FIGURES, curve_lists, fsc_tables, metrics_of, write_empty, write_results
+from emflow.validate.outputs import write_empty, write_finding
 from emflow.validate.states import judge_state, judge_states, state_metrics, state_table
 
 log = logging.getLogger("emflow")
@@ -81,44 +75,20 @@ def maps(
             write_empty(out, len(table) if table is not None else None)
             return
         check_pixels((half1, half2), halves)
-        mean = read_volume(map_, headers[0], device) if map_ else (halves[0] + halves[1]) / 2
-        judged = (
-            Mask.read(mask, headers[0], voxel, device)
-            if mask
-            else Mask.make((halves[0] + halves[1]) / 2, voxel, cfg)
+        mean = (halves[0] + halves[1]) / 2
+        evidence = Evidence(
+            paths=(half1, half2),
+            halves=(halves[0], halves[1]),
+            mean=read_volume(map_, headers[0], device) if map_ else mean,
+            voxel_size_angstrom=voxel,
+            mask=Mask.read(mask, headers[0], voxel, device) if mask else Mask.make(mean, voxel, cfg),
+            particles=table,
+            quoted=quoted,
+            unrestored=[header.unrestored for header in headers],
         )
-        curves = compare_halves(halves[0], halves[1], judged.values, voxel, cfg)
-        aspherical = compare_aspherical(halves[0], halves[1], judged.values, voxel, cfg)
-        views = views_of(table, cfg.symmetry)
-        coverage = judge_coverage(views) if views is not None else None
-        split = judge.split_of(table) if table is not None else None
-        diameter = cfg.diameter_angstrom or judged.diameter_angstrom
-        judgements = [
-            judge.judge_resolution(curves, aspherical, diameter, quoted),
-            judge.judge_starts(quoted),
-            judge.judge_halves(split),
-            judge.judge_origin([header.unrestored for header in headers]),
-            judge.judge_mask(curves, judged.edge_px, judged.description),
-            judge.judge_residue(curves),
-            judge.judge_views(coverage),
-        ]
-        resolution = curves.resolution() if judge.is_resolved(curves) else None
-        figures = {
-            "fsc": draw_fsc(curves, resolution),
-            "map": draw_map(mean, voxel, judged.values, resolution),
-        }
-        if views is not None:
-            figures["views"] = draw_views(views)
-        for name in FIGURES:
-            path = out / "figures" / f"{name}.png"
-            if name in figures:
-                write_bytes(path, png_bytes(figures[name]))
-            else:
-                path.unlink(missing_ok=True)
-        metrics = metrics_of(curves, aspherical, resolution, judged, coverage, split)
-        write_star(out / "fsc.star", fsc_tables(curves, (half1, half2), mask))
-        write_results(out, metrics, judgements, {"mask": judged.description, "curves": curve_lists(curves)})
-        log.info("%s", judgements[0].evidence)
+        found = assess(evidence, cfg)
+        write_finding(out, found, voxel)
+        log.info("%s", found.judgements[0].evidence)
 
 
 def states(

@@ -5,8 +5,8 @@ from pydantic import Field
 from emflow.step import SpecimenSize, SpecimenSymmetry, StepConfig
 
 
-class ValidateMaps(SpecimenSize, SpecimenSymmetry):
-    """Judge two half maps: Fourier shell correlation, resolution, mask, angular distribution."""
+class HalfMaps(SpecimenSize, SpecimenSymmetry):
+    """How two half maps are compared."""
 
     voxel_size_angstrom: float | None = Field(None, gt=0, le=100)
     """Voxel size of the maps, in ångström; by default the one in their headers."""
@@ -26,7 +26,11 @@ class ValidateMaps(SpecimenSize, SpecimenSymmetry):
     """Seed of the random phases."""
 
 
-class ValidateStates(ValidateMaps):
+class ValidateMaps(HalfMaps):
+    """Judge two half maps: Fourier shell correlation, resolution, mask, angular distribution."""
+
+
+class ValidateStates(HalfMaps):
     """Judge each state of a heterogeneity analysis by its own half maps."""
 
 

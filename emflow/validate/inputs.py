@@ -18,7 +18,7 @@ from emflow.io.mrc import MrcHeader, read_header, read_mrc
 from emflow.io.star import floats, integers, read_star, read_table
 from emflow.step import EmflowError
 from emflow.validate.angles import symmetric_views, view_directions
-from emflow.validate.config import ValidateMaps
+from emflow.validate.config import HalfMaps
 from emflow.validate.maps import mask_edge_width
 
 
@@ -32,6 +32,8 @@ class Mask:
     volume_angstrom3: float
     diameter_angstrom: float | None
     """Diameter of a ball of the particle's volume; only where the mask was made here."""
+    path: Path | None = None
+    """The file it was read from; None where it was made here."""
 
     @classmethod
     def read(cls, path: Path, like: MrcHeader, voxel: float, device: torch.device) -> Mask:
@@ -43,10 +45,10 @@ class Mask:
         volume = float(values.double().sum()) * voxel**3
         edge = mask_edge_width(values)
         text = f"Mask {path}: {volume / 1e3:.0f} nm³, soft edge of {edge:.1f} voxels"
-        return cls(values, text, edge, volume, None)
+        return cls(values, text, edge, volume, None, path)
 
     @classmethod
-    def make(cls, mean: Tensor, voxel: float, cfg: ValidateMaps) -> Mask:
+    def make(cls, mean: Tensor, voxel: float, cfg: HalfMaps) -> Mask:
         """Make a mask from the mean of the half maps."""
         edge_angstrom = max(cfg.mask_edge_angstrom, 5 * voxel)
         made = solvent_mask(
@@ -172,7 +174,7 @@ class StateMaps:
 
 
 def read_states(
-    analysis: Path, mask: Path | None, cfg: ValidateMaps, device: torch.device
+    analysis: Path, mask: Path | None, cfg: HalfMaps, device: torch.device
 ) -> Iterator[StateMaps]:
     """Read the states of an analysis one by one; none where nothing varies.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from emflow.device import generator
 from emflow.em.fsc import corrected_fsc, first_below, fsc, randomise_phases, resolution_at
 from emflow.em.masks import spherical_part
-from emflow.validate.config import ValidateMaps
+from emflow.validate.config import HalfMaps
 
 THRESHOLD = 0.143
 """FSC between half maps at which the full map correlates 0.5 with the truth (Rosenthal and Henderson 2003)."""
@@ -100,7 +100,7 @@ class HalfMapCurves:
 
 
 def compare_halves(
-    half1: Tensor, half2: Tensor, mask: Tensor, voxel_size_angstrom: float, cfg: ValidateMaps
+    half1: Tensor, half2: Tensor, mask: Tensor, voxel_size_angstrom: float, cfg: HalfMaps
 ) -> HalfMapCurves:
     """Compute the FSC of two half maps without a mask, with it, with random phases, and corrected.
 
@@ -143,7 +143,7 @@ def compare_halves(
 
 
 def compare_aspherical(
-    half1: Tensor, half2: Tensor, mask: Tensor, voxel_size_angstrom: float, cfg: ValidateMaps
+    half1: Tensor, half2: Tensor, mask: Tensor, voxel_size_angstrom: float, cfg: HalfMaps
 ) -> HalfMapCurves:
     """Compare the half maps without their spherically symmetric parts; see :func:`compare_halves`.
 

@@ -1,4 +1,4 @@
-"""What the validate room writes: metrics, verdicts, FSC tables."""
+"""What the validate room writes: metrics, verdicts, tables, maps, figures."""
 
 from __future__ import annotations
 
@@ -9,92 +9,35 @@ from typing import Any
 
 import pandas as pd
 
-from emflow.io.atomic import write_text
+from emflow.figure import png_bytes
+from emflow.io.atomic import write_bytes, write_text
+from emflow.io.mrc import write_mrc
 from emflow.io.record import verdict, write_metrics, write_verdicts
 from emflow.io.star import write_star
 from emflow.validate import judge
-from emflow.validate.angles import Coverage
-from emflow.validate.inputs import Mask
-from emflow.validate.maps import HalfMapCurves
+from emflow.validate.finding import Finding
 
 log = logging.getLogger("emflow")
 
-FIGURES = ("fsc", "map", "views")
 
-
-def metrics_of(
-    curves: HalfMapCurves,
-    aspherical: HalfMapCurves,
-    resolution: float | None,
-    mask: Mask,
-    coverage: Coverage | None,
-    split: judge.HalfSets | None,
-) -> dict[str, float | int | None]:
-    """Figures of validate.maps; a resolution is None where the halves agree no more than noise."""
-    resolved = resolution is not None
-    return {
-        "resolution_angstrom": resolution,
-        "resolution_interpolated_angstrom": curves.resolution(interpolate=True) if resolved else None,
-        "resolution_fsc05_angstrom": curves.resolution(threshold=0.5) if resolved else None,
-        "resolution_masked_angstrom": curves.resolution("masked") if resolved else None,
-        "resolution_unmasked_angstrom": curves.resolution("unmasked") if resolved else None,
-        "significance_sd": curves.significance(),
-        "significance_aspherical_sd": aspherical.significance(curves.last_shell()),
-        "mask_effect_fsc": curves.mask_effect,
-        "mask_volume_angstrom3": mask.volume_angstrom3,
-        "mask_edge_px": mask.edge_px,
-        "box_px": curves.box,
-        "voxel_size_angstrom": curves.voxel_size_angstrom,
-        "random_phases_from_angstrom": curves.box * curves.voxel_size_angstrom / curves.random_from_shell
-        if curves.random_from_shell
-        else None,
-        "half1_particles": split.half1 if split else None,
-        "half2_particles": split.half2 if split else None,
-        "sampling_factor": coverage.factor if coverage else None,
-        "empty_directions_fraction": coverage.empty_fraction if coverage else None,
-    }
-
-
-def curve_lists(curves: HalfMapCurves) -> dict[str, Any]:
-    """FSC curves as lists, for validation.json."""
-    names = ("unmasked", "masked", "randomised", "corrected")
-    return {name: [round(v, 6) for v in getattr(curves, name).tolist()] for name in names}
-
-
-def fsc_tables(
-    curves: HalfMapCurves, halves: tuple[Path, Path], mask: Path | None
-) -> dict[str, pd.DataFrame]:
-    """Tables as relion_postprocess writes them: general and fsc."""
-    size = curves.box * curves.voxel_size_angstrom
-    shells = range(len(curves.unmasked))
-    resolution = curves.resolution()
-    general = pd.DataFrame(
-        {
-            "rlnFinalResolution": [resolution if resolution is not None else 999.0],
-            "rlnUnfilteredMapHalf1": [str(halves[0])],
-            "rlnUnfilteredMapHalf2": [str(halves[1])],
-            "rlnMaskName": [str(mask) if mask else "None"],
-            "rlnRandomiseFrom": [size / curves.random_from_shell if curves.random_from_shell else 0.0],
-        }
-    )
-    table = pd.DataFrame(
-        {
-            "rlnSpectralIndex": list(shells),
-            "rlnResolution": [i / size for i in shells],
-            "rlnAngstromResolution": [size / i if i else 999.0 for i in shells],
-            "rlnFourierShellCorrelationCorrected": curves.corrected.numpy(),
-            "rlnFourierShellCorrelationUnmaskedMaps": curves.unmasked.numpy(),
-            "rlnFourierShellCorrelationMaskedMaps": curves.masked.numpy(),
-            "rlnCorrectedFourierShellCorrelationPhaseRandomizedMaskedMaps": curves.randomised.numpy(),
-        }
-    )
-    return {"general": general, "fsc": table}
+def write_finding(out: Path, found: Finding, voxel_size_angstrom: float) -> None:
+    """Write all that was found; the figures of an earlier run that were not drawn again go."""
+    drawn = {out / "figures" / f"{name}.png": figure for name, figure in found.figures.items()}
+    for old in set((out / "figures").glob("*.png")) - drawn.keys():
+        old.unlink()
+    for path, figure in drawn.items():
+        write_bytes(path, png_bytes(figure))
+    for name, blocks in found.tables.items():
+        write_star(out / f"{name}.star", blocks)
+    for name, volume in found.maps.items():
+        write_mrc(out / f"{name}.mrc", volume.cpu().numpy(), voxel_size_angstrom)
+    write_results(out, found.metrics, found.judgements, found.details)
 
 
 def write_empty(out: Path, particles: int | None) -> None:
     """Write the results of a set without particles: nothing to validate."""
-    for name in FIGURES:
-        (out / "figures" / f"{name}.png").unlink(missing_ok=True)
+    for old in (out / "figures").glob("*.png"):
+        old.unlink()
     columns = pd.Index(["rlnSpectralIndex", "rlnResolution", "rlnFourierShellCorrelationCorrected"])
     write_star(out / "fsc.star", {"fsc": pd.DataFrame([], columns=columns)})
     write_results(out, {"resolution_angstrom": None, "particles": particles}, judge.empty_set(particles), {})
