@@ -29,6 +29,9 @@ class HalfMaps(SpecimenSize, SpecimenSymmetry):
 class ValidateMaps(HalfMaps):
     """Judge two half maps: Fourier shell correlation, resolution, mask, angular distribution."""
 
+    double_distance_fraction: float = Field(0.2, gt=0, lt=1)
+    """Particles of one micrograph closer than this fraction of the diameter count as one that was picked twice."""
+
 
 class ValidateStates(HalfMaps):
     """Judge each state of a heterogeneity analysis by its own half maps."""
