@@ -107,10 +107,9 @@ def take_census(evidence: Evidence, cfg: ValidateMaps) -> Finding:
     census = count_particles(table, optics, diameter, cfg.double_distance_fraction * diameter)
     views = views_of(table, cfg.symmetry)
     factor = judge_coverage(views).factor if views is not None and views.particles >= FEW else None
-    listed = census.flagged(table)
     return Finding(
         judgements=judge_census(census, factor),
         metrics=census.metrics(),
         figures={"particles": draw_particles(table, optics)},
-        tables={"flagged": {"particles": listed}} if len(listed) else {},
+        tables={"flagged": {"particles": census.flagged(table)}},
     )

@@ -54,8 +54,8 @@ def weigh(table: pd.DataFrame, copies: float) -> Weights:
     weight, used = np.ones(len(table)), []
     for name, power in (("rlnNormCorrection", -2), ("rlnCtfScalefactor", 2)):
         values = numbers(table, name)
-        if values is not None and (values > 0).any():
-            weight = weight * np.where(values > 0, values, np.nan) ** power
+        if values is not None and (values > 1e-3).any():
+            weight = weight * np.where(values > 1e-3, values, np.nan) ** power
             used.append(name)
     weight = np.nan_to_num(weight)
     distinct = max(len(table) - copies, 0.0) / len(table)

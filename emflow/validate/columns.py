@@ -7,11 +7,11 @@ import pandas as pd
 
 
 def numbers(table: pd.DataFrame, column: str) -> np.ndarray | None:
-    """Return a column of text as float64, NaN where it holds no finite number; None if it is missing."""
+    """Return a column of text as float64, NaN where it holds no number below 10¹²; None if it is missing."""
     if column not in table:
         return None
     values = pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    return np.where(np.isfinite(values), values, np.nan)
+    return np.where(np.abs(values) < 1e12, values, np.nan)
 
 
 def micrograph_of(table: pd.DataFrame) -> pd.Series | None:

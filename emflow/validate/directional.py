@@ -20,7 +20,7 @@ _SIDE = 36  # cells along a face: 2.5°, so a cone's edge is soft by that much
 _DIRECTIONS = 200  # on the half sphere, 10° apart
 _SHAPE_DIRECTIONS = 500  # of the surface whose sphericity is taken
 _CHUNK = 1 << 20  # Fourier pixels at a time
-_LEAST_PIXELS = 2.0  # independent pixels of a cone in the first shell that counts
+_LEAST_PIXELS = 4.0  # independent pixels of a cone in the first shell that counts
 _LEAST_SHELLS = 4
 _FLOOR = 0.2
 """A cone's power counts as at least this part of its shell's: where nothing was measured, the mask leaks from

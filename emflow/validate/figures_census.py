@@ -68,7 +68,7 @@ def _draw_histogram(ax: Axes, values: np.ndarray | None, label: str, *, wrap: bo
         room = 0.1 * (high - low) + 1e-3
         ax.hist(values, bins=bins, range=(low - room, high + room), color=BLUE)
         ax.axvline(float(np.median(values)), color=ORANGE, lw=1)
-        ax.set_title(f"median {np.median(values):.2f}, {low:.2f} – {high:.2f}")
+        ax.set_title(f"median {np.median(values):.2f}, 99 % from {low:.2f} to {high:.2f}")
     ax.set_xlabel(label)
     ax.set_ylabel("particles")
     return None

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle
 from torch import Tensor
 
 from emflow.figure import BLUE, GREEN, INK, MUTED, ORANGE, figure, styled
@@ -39,7 +40,7 @@ def draw_cones(cones: Cones) -> Figure:
     resolution_axis(left, x[-1], x[0])
     left.set_ylabel("FSC in cones of 20°, masked")
     left.set_title(f"area ratio {cones.area_ratio:.2f}, sphericity {cones.sphericity:.2f}")
-    left.legend(loc="lower left", fontsize=7)
+    left.legend(loc="upper right", fontsize=7)
     _draw_disc(right, cones)
     return fig
 
@@ -56,9 +57,10 @@ def _draw_disc(ax: Axes, cones: Cones) -> None:
     nearest = (points @ cones.directions.T).abs()
     weight = torch.exp(60 * (nearest - 1))
     field = (weight @ torch.from_numpy(values).double()) / weight.sum(1)
-    field[(squared > 1).reshape(-1)] = torch.nan
+    field[(squared > 1.1).reshape(-1)] = torch.nan
     image = ax.imshow(field.reshape(121, 121).numpy(), origin="lower", extent=(-1, 1, -1, 1), cmap="viridis_r",
                       vmin=values.min(), vmax=max(values.max(), values.min() * 1.01))  # fmt: skip
+    image.set_clip_path(Circle((0, 0), 1, transform=ax.transData))
     for tilt in (30, 60, 90):
         radius, angle = np.sqrt(2) * np.sin(np.radians(tilt / 2)), np.linspace(0, 2 * np.pi, 181)
         ax.plot(radius * np.cos(angle), radius * np.sin(angle), color="white" if tilt < 90 else MUTED, lw=0.6)
@@ -72,9 +74,9 @@ def _draw_disc(ax: Axes, cones: Cones) -> None:
         x, y, z = cones.directions[index].tolist()
         place = (x / np.sqrt(1 + z), y / np.sqrt(1 + z))
         ax.plot(*place, "o", ms=6, mfc=colour, mec="white")
-        ax.annotate(
-            name, place, xytext=(6, 3), textcoords="offset points", color="white", fontsize=8, weight="bold"
-        )
+        inward = x > 0.2
+        ax.annotate(name, place, xytext=(-6 if inward else 6, 3), ha="right" if inward else "left",
+                    textcoords="offset points", color="white", fontsize=8, weight="bold")  # fmt: skip
     ax.set_title("Resolution by direction, +z in the middle")
     ax.set_axis_off()
     bar = ax.figure.colorbar(image, ax=ax, shrink=0.8, pad=0.03)

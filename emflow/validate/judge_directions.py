@@ -13,6 +13,9 @@ UNEVEN = 0.5
 """Conical FSC area ratio below which a map is called anisotropic (cryoSPARC's guide names the same)."""
 MISSING = 0.25
 """Ratio below which directions are as good as missing."""
+SURE = 3.5
+"""Standard deviations of chance by which the least area must lie below: the least of 200 cones lies two below by
+chance, and flat or long particles scatter more."""
 FACTOR = 0.7
 """Sampling compensation factor: side views alone have 0.81, and 0.75 or more with a hundred particles."""
 EMPTY = 0.02
@@ -37,8 +40,8 @@ def judge_directions(coverage: Coverage | None, cones: Cones | None) -> Judgemen
         return Judgement(
             _QUESTION, "unknown", " ".join(evidence), "Give --particles with angles, and more particles."
         )
-    uneven = cones is not None and cones.area_ratio < UNEVEN and cones.deficit(UNEVEN) > 2
-    missing = cones is not None and cones.area_ratio < MISSING and cones.deficit(MISSING) > 2
+    uneven = cones is not None and cones.deficit(UNEVEN) > SURE
+    missing = cones is not None and uneven and cones.deficit(MISSING) > 2
     gaps = coverage is not None and known and (coverage.factor < FACTOR or coverage.empty_fraction > EMPTY)
     action = ""
     if uneven and gaps:
@@ -69,9 +72,11 @@ def _of_map(cones: Cones | None) -> str:
     if cones is None:
         return "The half maps agree over too few shells to compare directions."
     resolutions = cones.resolutions()
+    chance = cones.area_ratio < UNEVEN and cones.deficit(UNEVEN) <= SURE
     return (
         f"In cones of 20° the half maps agree to {float(resolutions.min()):.1f} – {float(resolutions.max()):.1f} Å; "
-        f"area ratio {cones.area_ratio:.2f} (isotropic: 1; below {UNEVEN:g} is uneven), "
+        f"area ratio {cones.area_ratio:.2f} (isotropic: 1; below {UNEVEN:g} is uneven"
+        f"{', but with so few pixels it may be chance' if chance else ''}), "
         f"sphericity {cones.sphericity:.2f}."
     )
 

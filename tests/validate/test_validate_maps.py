@@ -238,7 +238,7 @@ def test_equal_input_gives_equal_bytes(tmp_path: Path) -> None:
     assert contents[0] == contents[1]
     assert set(contents[0]) == {
         "validation.json", "metrics.json", "verdicts.json", "fsc.star", "fsc.png", "map.png", "views.png",
-        "directions.png", "particles.png", "3dfsc.mrc",
+        "directions.png", "particles.png", "3dfsc.mrc", "flagged.star",
     }  # fmt: skip
 
 
