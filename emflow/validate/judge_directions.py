@@ -13,9 +13,9 @@ UNEVEN = 0.5
 """Conical FSC area ratio below which a map is called anisotropic (cryoSPARC's guide names the same)."""
 MISSING = 0.25
 """Ratio below which directions are as good as missing."""
-SURE = 3.5
-"""Standard deviations of chance by which the least area must lie below: the least of 200 cones lies two below by
-chance, and flat or long particles scatter more."""
+SURE, SURE_OF_FEW = 3.5, 5.0
+"""Standard deviations of chance by which the least area must lie below; the second where fewer than 16 shells count,
+since there the shape of a flat or long particle tells. The least of 200 cones lies two below by chance alone."""
 FACTOR = 0.7
 """Sampling compensation factor: side views alone have 0.81, and 0.75 or more with a hundred particles."""
 EMPTY = 0.02
@@ -40,7 +40,7 @@ def judge_directions(coverage: Coverage | None, cones: Cones | None) -> Judgemen
         return Judgement(
             _QUESTION, "unknown", " ".join(evidence), "Give --particles with angles, and more particles."
         )
-    uneven = cones is not None and cones.deficit(UNEVEN) > SURE
+    uneven = cones is not None and is_uneven(cones)
     missing = cones is not None and uneven and cones.deficit(MISSING) > 2
     gaps = coverage is not None and known and (coverage.factor < FACTOR or coverage.empty_fraction > EMPTY)
     action = ""
@@ -58,6 +58,12 @@ def judge_directions(coverage: Coverage | None, cones: Cones | None) -> Judgemen
     return Judgement(_QUESTION, answer, " ".join(evidence), action)
 
 
+def is_uneven(cones: Cones) -> bool:
+    """Whether the cones differ by more than chance and the particle's shape explain."""
+    sure = SURE if cones.band_shell - cones.first_shell >= 16 else SURE_OF_FEW
+    return cones.deficit(UNEVEN) > sure
+
+
 def _of_angles(coverage: Coverage | None) -> str:
     if coverage is None:
         return "There are no angles to count."
@@ -72,7 +78,7 @@ def _of_map(cones: Cones | None) -> str:
     if cones is None:
         return "The half maps agree over too few shells to compare directions."
     resolutions = cones.resolutions()
-    chance = cones.area_ratio < UNEVEN and cones.deficit(UNEVEN) <= SURE
+    chance = cones.area_ratio < UNEVEN and not is_uneven(cones)
     return (
         f"In cones of 20° the half maps agree to {float(resolutions.min()):.1f} – {float(resolutions.max()):.1f} Å; "
         f"area ratio {cones.area_ratio:.2f} (isotropic: 1; below {UNEVEN:g} is uneven"
