@@ -104,7 +104,7 @@ def take_census(evidence: Evidence, cfg: ValidateMaps) -> Finding:
     mask = evidence.mask
     ball = (6 / math.pi * mask.volume_angstrom3) ** (1 / 3)
     diameter = cfg.diameter_angstrom or mask.diameter_angstrom or ball
-    census = count_particles(table, optics, diameter, cfg.double_distance_fraction * diameter)
+    census = count_particles(table, optics, diameter, cfg.double_distance_fraction * diameter, cfg.symmetry)
     views = views_of(table, cfg.symmetry)
     factor = judge_coverage(views).factor if views is not None and views.particles >= FEW else None
     return Finding(

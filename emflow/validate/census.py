@@ -117,6 +117,7 @@ def count_particles(
     optics: pd.DataFrame | None,
     diameter_angstrom: float,
     double_distance_angstrom: float,
+    symmetry: str = "C1",
 ) -> Census:
     """Take the census of a table of at least one particle.
 
@@ -128,13 +129,15 @@ def count_particles(
         Diameter of the particle: a shift of more than half of it is too far.
     double_distance_angstrom
         Particles of one micrograph closer than this are one.
+    symmetry
+        Point group of the particle.
     """
     doubles = find_doubles(table, optics, double_distance_angstrom)
     return Census(
         len(table),
         split_of(table),
         doubles,
-        look_at_poses(table, optics, diameter_angstrom),
+        look_at_poses(table, optics, diameter_angstrom, symmetry),
         look_at_defoci(table, optics),
         weigh(table, doubles.copies if doubles else 0.0),
     )

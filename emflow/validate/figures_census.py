@@ -46,7 +46,7 @@ def _draw_orientations(ax: Axes, rot: np.ndarray | None, tilt: np.ndarray | None
     ax.set_yticks(np.cos(np.radians([0, 60, 90, 120, 180])), ["0°", "60°", "90°", "120°", "180°"])
     ax.set_xlabel("rot (°)")
     ax.set_ylabel("tilt")
-    ax.set_title(f"Orientations of {known.sum()} particles")
+    ax.set_title(f"Orientations of {known.sum()} particles, as written")
     ax.figure.colorbar(image, ax=ax, shrink=0.85).set_label("relative to even", fontsize=7)
     return None
 

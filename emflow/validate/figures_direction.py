@@ -40,7 +40,7 @@ def draw_cones(cones: Cones) -> Figure:
     resolution_axis(left, x[-1], x[0])
     left.set_ylabel("FSC in cones of 20°, masked")
     left.set_title(f"area ratio {cones.area_ratio:.2f}, sphericity {cones.sphericity:.2f}")
-    left.legend(loc="upper right", fontsize=7)
+    left.legend(loc="best", fontsize=7)
     _draw_disc(right, cones)
     return fig
 

@@ -76,10 +76,15 @@ def judge_poses(poses: Poses | None) -> Judgement:
     if poses.edge_fraction > 0.01:
         wrong, action = True, "Widen the range of the shift search, or extract again, centred."
         evidence.append(f"{100 * poses.edge_fraction:.0f} % of the shifts pile up at the largest value")
-    evidence.append(f"in-plane angles have a bias of {poses.in_plane_bias:.2f} (even: 0)")
-    if poses.in_plane_bias > 0.2 and n * poses.in_plane_bias**2 > 20:
-        wrong = True
-        action = "Something other than the particles turns them in the plane: look at edges, gradients, the reference."
+    bias = poses.in_plane_bias
+    if bias is not None:
+        evidence.append(f"in-plane angles have a bias of {bias:.2f} (even: 0)")
+        if bias > 0.2 and n * bias**2 > 20:
+            wrong = True
+            action = (
+                "Something other than the particles turns them in the plane (edges, gradients, the reference), or "
+                "the point group was not told: give --symmetry."
+            )
     return Judgement(question, "warn" if wrong else "pass", "; ".join(evidence) + ".", action)
 
 

@@ -42,11 +42,14 @@ class Poses:
     edge_fraction: float
     """Fraction of the shifts in the outermost twentieth of their range, where it holds more than the tenth within
     (a search that ended at its limit); otherwise 0."""
-    in_plane_bias: float
-    """Largest of |⟨exp(ikψ)⟩|, k = 1, 2, 4: 0 for even in-plane angles, 1 if all are equal."""
+    in_plane_bias: float | None
+    """Largest of |⟨exp(ikψ)⟩|, k = 1, 2, 4: 0 for even in-plane angles, 1 if all are equal. None where the point
+    group has axes beside z: which of the symmetry mates was written then decides on ψ."""
 
 
-def look_at_poses(table: pd.DataFrame, optics: pd.DataFrame | None, diameter_angstrom: float) -> Poses | None:
+def look_at_poses(
+    table: pd.DataFrame, optics: pd.DataFrame | None, diameter_angstrom: float, symmetry: str = "C1"
+) -> Poses | None:
     """Look at angles and shifts; None without angles."""
     angles = [numbers(table, f"rlnAngle{name}") for name in ("Rot", "Tilt", "Psi")]
     given = [values for values in angles if values is not None]
@@ -63,10 +66,12 @@ def look_at_poses(table: pd.DataFrame, optics: pd.DataFrame | None, diameter_ang
             median = float(np.nanmedian(length))
             edge = max(_pile_up(length), _pile_up(np.abs(shifts).max(1)))
     psi = np.deg2rad(given[2][~broken])
-    bias = max((abs(np.exp(1j * k * psi).mean()) for k in (1, 2, 4)), default=0.0) if len(psi) else 0.0
+    bias = None
+    if symmetry.startswith("C") and len(psi):
+        bias = max(float(abs(np.exp(1j * k * psi).mean())) for k in (1, 2, 4))
     sound = np.stack(given)[:, ~broken]
     equal = sound.shape[1] >= _FEW and not np.ptp(sound, axis=1).any()
-    return Poses(broken, equal, far, median, edge, float(bias))
+    return Poses(broken, equal, far, median, edge, bias)
 
 
 def _pile_up(lengths: np.ndarray) -> float:

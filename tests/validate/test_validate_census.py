@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emflow.em.poses import euler_to_matrix, matrix_to_euler, quaternion_to_matrix
+from emflow.em.symmetry import to_asymmetric_unit
 from emflow.figure import png_bytes
 from emflow.validate.census import Census, HalfSets, count_particles, split_of, weigh
 from emflow.validate.columns import centres_angstrom, numbers, of_optics
@@ -18,8 +21,8 @@ from emflow.validate.doubles import find_doubles
 from emflow.validate.figures_census import draw_particles
 from emflow.validate.inputs import read_particles
 from emflow.validate.judge import Judgement
-from emflow.validate.judge_census import judge_census, judge_halves
-from emflow.validate.poses import views_of
+from emflow.validate.judge_census import judge_census, judge_halves, judge_poses
+from emflow.validate.poses import look_at_poses, views_of
 
 PIXEL, DIAMETER = 1.5, 150.0
 OPTICS = pd.DataFrame(
@@ -200,6 +203,20 @@ def test_poses_that_are_no_search_result_are_found() -> None:
         answers(change(table, np.arange(n), rlnAnglePsi=np.random.default_rng(1).normal(0, 40, n)))["poses"]
         == "warn"
     )
+
+
+def test_the_choice_of_a_symmetry_mate_is_not_called_a_bias() -> None:
+    """Octahedral poses, written as the mate nearest to one side view: psi is uneven without any fault."""
+    random = torch.randn(1200, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    rotations = quaternion_to_matrix(random / random.norm(dim=1, keepdim=True))
+    side = euler_to_matrix(torch.tensor([[0.0, 90.0, 50.0]]).double())
+    angles = matrix_to_euler(side @ to_asymmetric_unit(rotations, "O")).numpy().T
+    names = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+    table = change(clean(3), np.arange(1200), **dict(zip(names, angles, strict=True)))
+    assert judge_poses(look_at_poses(table, OPTICS, DIAMETER, "O")).answer == "pass"
+    told = judge_poses(look_at_poses(table, OPTICS, DIAMETER, "C1"))
+    assert told.answer == "warn"
+    assert "--symmetry" in told.action
 
 
 @pytest.mark.parametrize("square", [False, True])
