@@ -18,6 +18,7 @@ _NOT_WHITE = (
     1.12  # the noise's slope within the mask's transform costs so much more (calibrated, docs/validate.md)
 )
 _FLIPS = 9999
+_BLOCKS = 1000
 
 
 @dataclass(frozen=True)
@@ -62,17 +63,18 @@ class Independent:
         """Standard deviation that the FSC of pure noise has in each shell, at most 1."""
         return self.numbers.rsqrt()
 
-    def band(self, curve: Tensor) -> tuple[Tensor, Tensor]:
+    def band(self, curve: Tensor, more: float = 0.0) -> tuple[Tensor, Tensor]:
         """Confidence band (95 % in each shell) of an FSC curve (shells,): lower and upper limit.
 
         Where the signal is fixed and the noises are independent, the variance of the FSC ρ is, to first order,
         (1 − ρ)²·[(1 + ρ²)/M + 2ρ(1 − ρ)/M′] for M independent numbers of noise, M′ of noise times signal. The
         limits are symmetric in z = artanh(FSC), and M is less three for small shells, as Fisher has it; his variance
         1/(M − 3) itself is for a random signal, and too wide here.
+        ``more`` is added to the bracket's 1 + ρ²: what a correction, itself from noise, brings in.
         """
         rho = curve.clamp(0, 1 - 1e-9)
         few = (self.numbers.clamp_min(4) - 3, self.numbers_of_signal.clamp_min(4) - 3)
-        variance = (1 + rho.square()) / few[0] + 2 * rho * (1 - rho) / few[1]
+        variance = (1 + more + rho.square()) / few[0] + 2 * rho * (1 - rho) / few[1]
         width = _NORMAL_95 * variance.sqrt() / (1 + rho)
         z = torch.atanh(curve.clamp(-1 + 1e-9, 1 - 1e-9))
         return torch.tanh(z - width), torch.tanh(z + width)
@@ -144,7 +146,7 @@ def sign_test(
     last_shell
         Shells 1 … last_shell count.
     block
-        Side of the blocks, in Fourier pixels: as wide as neighbours are correlated.
+        Least side of the blocks, in Fourier pixels: as wide as neighbours are correlated.
     order
         Order of the maps' point group: so many blocks say the same, which scales the noise by its root.
     seed
@@ -166,6 +168,8 @@ def sign_test(
     ]
     scale = (power[0] * power[1]).sqrt() / torch.bincount(where, minlength=last_shell + 1).clamp_min(1)
     product = (first.real * second.real + first.imag * second.imag).double() / scale.clamp_min(1e-300)[where]
+    # more blocks than this make it no sharper, and cost
+    block = max(block, math.ceil((len(where) / _BLOCKS) ** (1 / 3)))
     tiles = (rows + n) // block
     across = int(tiles.max()) + 1
     names = (tiles[:, None, None] * across + tiles[:, None]) * across + columns // block

@@ -26,6 +26,7 @@ from emflow.validate.config import HalfMaps
 THRESHOLD = 0.143
 """FSC between half maps at which the full map correlates 0.5 with the truth (Rosenthal and Henderson 2003)."""
 _AXES = (-3, -2, -1)
+_SLAB = 16  # planes that are looked at a time
 _PAIRED = 3  # random draws of each half that are held against each other, all with all
 
 
@@ -50,6 +51,8 @@ class HalfMapCurves:
     independent: Independent
     """Independent numbers in the shells of the unmasked maps."""
     independent_masked: Independent
+    random_pairs: int = 1
+    """Pairs of maps with random phases whose curves ``randomised`` is the mean of."""
     sign_probability: float = 1.0
     """Probability that noise agrees as well, by random signs; see :func:`emflow.validate.band.sign_test`."""
 
@@ -73,20 +76,25 @@ class HalfMapCurves:
     def band(self, curve: str = "corrected") -> tuple[Tensor, Tensor]:
         """95 % confidence band of a curve: lower and upper limit, each (shells,).
 
-        The corrected curve's is that of the masked one, carried through the correction.
+        The corrected curve's is that of the masked one, carried through the correction, and wider by the
+        noise that the random phases bring in.
         """
         if curve == "unmasked":
             return self.independent.band(self.unmasked)
-        limits = self.independent_masked.band(self.masked)
         if curve == "masked" or self.random_from_shell is None:
-            return limits
+            return self.independent_masked.band(self.masked)
+        limits = self.independent_masked.band(self.masked, 1 / self.random_pairs)
         low, high = (corrected_fsc(limit, self.randomised, self.random_from_shell) for limit in limits)
         return low, high
 
     def resolution_interval(self, threshold: float = THRESHOLD) -> tuple[float | None, float | None]:
-        """Resolutions, in ångström, where the band's upper and lower limit cross a threshold: finer, coarser."""
+        """Resolutions, in ångström, where the band's upper and lower limit cross a threshold: finer, coarser.
+
+        Shells with fewer than ten independent numbers have no band worth the name: there the curve itself counts.
+        """
         size = (self.box, self.voxel_size_angstrom)
-        low, high = self.band()
+        few = self.independent_masked.numbers < 10
+        low, high = (torch.where(few, self.corrected, limit) for limit in self.band())
         fine, coarse = (resolution_at(limit, threshold, *size, interpolate=True) for limit in (high, low))
         return fine, coarse
 
@@ -160,13 +168,13 @@ def compare_halves(
     unmasked = fourier_correlation(*spectra, index).cpu()
     shell = first_below(unmasked, cfg.randomise_below)
     masked, signal = _masked(halves, mask, index)
-    randomised = corrected = masked
+    randomised, corrected, pairs = masked, masked, 1
     if shell is not None:
-        randomised = _randomised(spectra, mask, index, shell, cfg)
+        randomised, pairs = _randomised(spectra, mask, index, shell, cfg)
         corrected = corrected_fsc(masked, randomised, shell)
     rest = [subtract_spherical_part(s, half) for s, half in zip(spectra, halves, strict=True)]
     aspherical = fourier_correlation(rest[0], rest[1], index).cpu()
-    del rest
+    del rest, index
     filled = _filled(halves)
     curves = HalfMapCurves(
         unmasked,
@@ -180,6 +188,7 @@ def compare_halves(
         float(mask.double().mean()),
         Independent.count(filled, None, order),
         Independent.count(mask, signal, order),
+        pairs,
     )
     # neighbours in a ball of noise share theirs
     block = 1 if bool(filled.all()) else 2
@@ -196,8 +205,11 @@ def _masked(halves: tuple[Tensor, Tensor], mask: Tensor, index: Tensor) -> tuple
 
 def _randomised(
     spectra: tuple[Tensor, Tensor], mask: Tensor, index: Tensor, from_shell: int, cfg: HalfMaps
-) -> Tensor:
-    """Mean FSC of the masked maps with random phases; of few draws of each half, each goes with each."""
+) -> tuple[Tensor, int]:
+    """Mean FSC of the masked maps with random phases, and of how many pairs.
+
+    Few draws of each half are held each against each: the pairs' noises are uncorrelated, and cost little.
+    """
 
     def draw(half: int, number: int) -> tuple[Tensor, Tensor]:
         turned = randomise_spectrum(spectra[half], from_shell, generator(cfg.seed, number, half + 1))
@@ -215,13 +227,16 @@ def _randomised(
                 total += normalised(shell_cross(one, other, index), power, power_other)
                 pairs += 1
             del one
-    return (total / pairs).cpu()
+    return (total / pairs).cpu(), pairs
 
 
 def _filled(halves: tuple[Tensor, Tensor]) -> Tensor:
     """1 where the half maps are not zero, 0 elsewhere: (n, n, n), float32."""
-    limit = 1e-6 * max(float(half.abs().max()) for half in halves)
-    return ((halves[0].abs() > limit) | (halves[1].abs() > limit)).float()
+    limit = 1e-6 * max(float(torch.maximum(half.max(), -half.min())) for half in halves)
+    filled = torch.zeros_like(halves[0])
+    for half in halves:
+        filled.masked_fill_((half > limit) | (half < -limit), 1.0)
+    return filled
 
 
 def mask_edge_width(mask: Tensor) -> float:
@@ -229,7 +244,14 @@ def mask_edge_width(mask: Tensor) -> float:
 
     The surface is the integral of the gradient's magnitude (co-area formula).
     """
-    between = float(((mask > 0.01) & (mask < 0.99)).double().sum())
-    steps = torch.stack(torch.gradient(mask.float()))
-    surface = float(steps.square().sum(0).sqrt().double().sum())
+    between, surface = 0, 0.0
+    # slabs that overlap by a plane, so that the differences are those of the whole
+    for start in range(0, len(mask), _SLAB):
+        first, last = max(start - 1, 0), min(start + _SLAB + 1, len(mask))
+        part, kept = mask[first:last].float(), slice(start - first, start - first + _SLAB)
+        squared = torch.zeros_like(part[kept])
+        for axis in range(3):
+            squared += torch.gradient(part, dim=axis)[0][kept].square_()
+        surface += float(squared.sqrt_().sum(dtype=torch.float64))
+        between += int(((part[kept] > 0.01) & (part[kept] < 0.99)).sum())
     return between / surface if surface > 0 else 0.0
