@@ -30,6 +30,7 @@ from emflow.validate.maps import _randomised, compare_halves
 from emflow.validate.sharpen import sharpen
 
 SEEDS = 200
+RELION_SEEDS = 20
 RELION = ["relion_postprocess", "--auto_bfac", "--autob_lowres", "10", "--low_pass", "-1"]
 PAIRS: dict[str, dict[str, Any]] = {
     "ball": {
@@ -159,7 +160,17 @@ def compare(folder: Path, inputs: Path) -> dict[str, Any]:
             sharpen(mean, torch.from_numpy(curve), resolution, voxel, given).bfactor_angstrom2
             for curve in spread[::4]
         ]
+        drawn = []
+        for seed in range(1, RELION_SEEDS + 1):
+            ends = ["--autob_highres", f"{end - 1e-4:.6f}", "--random_seed", str(seed)]
+            again = relion(folder, inputs, f"{name}{seed}", *ends)[0]
+            drawn.append(float(floats(again["general"], "rlnBfactorUsedForSharpening")[0]))
         fits[name] = {
+            "relion_bfactor_of_other_seeds_mean_angstrom2": round(float(np.mean(drawn)), 2),
+            "relion_bfactor_of_other_seeds_range_angstrom2": [min(drawn), max(drawn)],
+            "difference_to_that_mean_percent": round(
+                100 * abs(made.bfactor_angstrom2 / float(np.mean(drawn)) - 1), 3
+            ),
             "relion_bfactor_angstrom2": round(b, 2),
             "emflow_bfactor_angstrom2": round(made.bfactor_angstrom2, 2),
             "difference_percent": round(100 * abs(made.bfactor_angstrom2 / b - 1), 3),
