@@ -102,7 +102,7 @@ def spent_on(command: list[str], folder: Path) -> tuple[float, float]:
     # RELION ends with an error where ghostscript is missing, after everything is written
     if command[0] != "relion_postprocess" and status:
         sys.exit((folder / "log.txt").read_text())
-    return round(used.ru_utime + used.ru_stime, 2), round(used.ru_maxrss / 1e3)
+    return round(used.ru_utime + used.ru_stime, 2), round(used.ru_maxrss * 1024 / 1e6)
 
 
 def relion(folder: Path, inputs: Path, name: str, *more: str) -> tuple[dict[str, Any], float]:
