@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import torch
 from torch import Tensor
 
 from emflow.validate import judge
@@ -14,16 +15,26 @@ from emflow.validate.angles import judge_coverage
 from emflow.validate.census import count_particles
 from emflow.validate.config import ValidateMaps
 from emflow.validate.directional import compare_directions, fsc_volume, sum_directions
+from emflow.validate.emdb import fsc_xml
 from emflow.validate.figures import draw_fsc, draw_map
 from emflow.validate.figures_census import draw_particles
 from emflow.validate.figures_direction import draw_cones, draw_views
+from emflow.validate.figures_sharpen import draw_guinier
 from emflow.validate.finding import Finding, pool
 from emflow.validate.inputs import Mask
 from emflow.validate.judge_census import judge_census, judge_halves
 from emflow.validate.judge_directions import FEW, cone_lists, direction_metrics, judge_directions
-from emflow.validate.maps import compare_aspherical, compare_halves
+from emflow.validate.maps import HalfMapCurves, compare_halves
+from emflow.validate.other_masks import compare_other_masks
 from emflow.validate.poses import views_of
-from emflow.validate.tables import curve_lists, curve_metrics, fsc_tables
+from emflow.validate.sharpen import sharpen
+from emflow.validate.tables import (
+    curve_lists,
+    curve_metrics,
+    fsc_tables,
+    postprocess_tables,
+    sharpening_metrics,
+)
 
 
 @dataclass(frozen=True)
@@ -54,28 +65,47 @@ def assess(evidence: Evidence, cfg: ValidateMaps) -> Finding:
 
 
 def compare(evidence: Evidence, cfg: ValidateMaps) -> Finding:
-    """FSC curves, resolution, and how far the mask is to blame."""
+    """FSC curves, resolution, how far the mask is to blame; and the sharpened map."""
     voxel, mask = evidence.voxel_size_angstrom, evidence.mask
     curves = compare_halves(*evidence.halves, mask.values, voxel, cfg)
-    aspherical = compare_aspherical(*evidence.halves, mask.values, voxel, cfg)
+    others = compare_other_masks(*evidence.halves, mask.values, voxel, cfg)
     resolution = curves.resolution() if judge.is_resolved(curves) else None
-    return Finding(
+    tables = fsc_tables(curves, others, evidence.paths, mask.path)
+    found = Finding(
         judgements=[
-            judge.judge_resolution(
-                curves, aspherical, cfg.diameter_angstrom or mask.diameter_angstrom, evidence.quoted
-            ),
+            judge.judge_resolution(curves, cfg.diameter_angstrom or mask.diameter_angstrom, evidence.quoted),
             judge.judge_starts(evidence.quoted),
             judge.judge_origin(evidence.unrestored),
             judge.judge_mask(curves, mask.edge_px, mask.description),
             judge.judge_residue(curves),
         ],
-        metrics=curve_metrics(curves, aspherical, resolution, mask),
+        metrics=curve_metrics(curves, others, resolution, mask),
         figures={
-            "fsc": draw_fsc(curves, resolution),
+            "fsc": draw_fsc(curves, resolution, others),
             "map": draw_map(evidence.mean, voxel, mask.values, resolution),
         },
-        details={"mask": mask.description, "curves": curve_lists(curves)},
-        tables={"fsc": fsc_tables(curves, evidence.paths, mask.path)},
+        details={"mask": mask.description, "curves": curve_lists(curves, others)},
+        tables={"fsc": tables},
+        texts={
+            "fsc.xml": fsc_xml(curves.corrected, curves.box * voxel, "Masked FSC, corrected for the mask")
+        },
+    )
+    return pool([found, sharpened_map(evidence, curves, resolution, cfg)])
+
+
+def sharpened_map(
+    evidence: Evidence, curves: HalfMapCurves, resolution: float | None, cfg: ValidateMaps
+) -> Finding:
+    """The map as ``relion_postprocess`` makes it; nothing where the halves agree no more than noise."""
+    if resolution is None:
+        return Finding(metrics=sharpening_metrics(None))
+    halves, mask = evidence.halves, evidence.mask
+    made = sharpen(torch.lerp(*halves, 0.5), curves.corrected, resolution, evidence.voxel_size_angstrom, cfg)
+    return Finding(
+        metrics=sharpening_metrics(made),
+        figures={"guinier": draw_guinier(made)},
+        tables={"postprocess": postprocess_tables(curves, made, evidence.paths, mask.path)},
+        maps={"postprocess": made.volume, "postprocess_masked": made.volume * mask.values},
     )
 
 

@@ -88,7 +88,7 @@ def maps(
             unrestored=[header.unrestored for header in headers],
         )
         found = assess(evidence, cfg)
-        write_finding(out, found, voxel)
+        write_finding(out, found, voxel, unrestored=all(evidence.unrestored))
         log.info("%s", found.judgements[0].evidence)
 
 
