@@ -225,7 +225,7 @@ def judge_rawness(field: NoiseField) -> Judgement:
         f"kurtosis {field.kurtosis:.2f} (raw maps: 0)."
     )
     # where all shells hold signal, disorder and misalignment make the particle noisier by right
-    warn, fail = ((1.7, 0.25), (3.0, 0.6)) if field.beyond else ((5.0, 0.4), (10.0, 0.8))
+    warn, fail = ((1.7, 0.25), (3.0, 0.6)) if field.beyond else ((3.0, 0.35), (6.0, 0.8))
     collapsed, sparse = field.contrast > warn[0], field.kurtosis > warn[1]
     action = "Give the raw half maps: not denoised, not enhanced by a network, not masked."
     if field.contrast > fail[0] or field.kurtosis > fail[1] or (collapsed and sparse):

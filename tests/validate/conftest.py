@@ -16,7 +16,7 @@ from emflow.em.fsc import radial_average, shell_index
 from emflow.em.masks import lowpass, soft_sphere
 from emflow.em.symmetry import symmetry_operators
 from emflow.simulate.density import potential
-from emflow.simulate.specimen import generate_specimen
+from emflow.simulate.specimen import Atoms, generate_specimen
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,16 @@ class Pair:
         return replace(self, half1=half1, half2=half2)
 
 
+@functools.lru_cache(maxsize=8)
+def fold(mass: float, diameter: float, seed: int) -> Atoms:
+    """Atoms of a random fold; slow, so each is made once."""
+    return generate_specimen(mass, diameter, 3, np.random.default_rng(seed))
+
+
 @functools.lru_cache(maxsize=32)
 def specimen(box: int, voxel: float, mass: float, diameter: float, symmetry: str, seed: int) -> Tensor:
     """Potential of a random fold, symmetrised about the box's centre."""
-    atoms = generate_specimen(mass, diameter, 3, np.random.default_rng(seed))
+    atoms = fold(mass, diameter, seed)
     if symmetry != "C1":  # copies about the axes, away from them by half the unit's size
         operators = symmetry_operators(symmetry).numpy()
         away = np.array([0.45, 0.3, 0.25 if symmetry[0] != "C" else 0.0]) * diameter
@@ -75,7 +81,7 @@ def noise_shape(box: int) -> Tensor:
 def make_pair(
     seed: int = 0, *, box: int = 64, voxel: float = 2.5, mass: float = 150.0, diameter: float = 90.0,
     symmetry: str = "C1", crossing: float = 0.55, bfactor: float = 120.0, support: bool = True,
-    hot: float = 1.0, specimen_seed: int | None = None,
+    hot: float = 1.0, specimen_seed: int = 0,
 ) -> Pair:  # fmt: skip
     """Two halves whose unmasked FSC falls below 0.143 near ``crossing`` of Nyquist.
 
@@ -83,7 +89,7 @@ def make_pair(
     stronger by up to ``hot`` at the shells that hold signal, as where parts of it move; beyond a sphere
     (``support``) the maps are zero, as most programs leave them.
     """
-    raw = specimen(box, voxel, mass, diameter, symmetry, seed if specimen_seed is None else specimen_seed)
+    raw = specimen(box, voxel, mass, diameter, symmetry, specimen_seed)
     index = shell_index(box)
     s2 = (index / (box * voxel)) ** 2
     spectrum = torch.fft.rfftn(raw) * torch.exp(-bfactor / 4 * s2) * (index <= box // 2)
