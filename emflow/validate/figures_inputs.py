@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from emflow.figure import BLUE, GREEN, INK, MUTED, ORANGE, figure, styled
 from emflow.validate.enhanced import NoiseField
@@ -13,24 +14,25 @@ from emflow.validate.sanity import PairSpectra
 
 @styled
 def draw_noise(spectra: PairSpectra, field: NoiseField, box: int, voxel_size_angstrom: float) -> Figure:
-    """Draw power of each half and of the noise (left); noise within and around the particle, solvent FSC (right)."""
+    """Draw the power of halves and noise, in and around the particle (left); the FSC in the mask and in the solvent."""
     fig = figure(7.2, 2.9)
     shells = np.arange(len(spectra.fsc))
     frequency = shells / (box * voxel_size_angstrom)
     shown = slice(1, len(shells) - 1)
     left = fig.add_subplot(1, 2, 1)
-    level = 4 * float(spectra.noise[shown].median()) or 1.0
-    whole = 4 * box**3  # the noise of a region is per voxel of it: brought to the whole box
+    level = 2 * float(spectra.noise[shown].median()) or 1.0
+    whole = 2 * box**3  # the noise of a region is per voxel of it: brought to the whole box
     for power, colour, name in (
         (spectra.power1, BLUE, "half 1"),
         (spectra.power2, ORANGE, "half 2"),
-        (4 * spectra.noise, INK, "their difference"),
-        (whole * field.inside, GREEN, "difference, in the mask"),
-        (whole * field.outside, MUTED, "difference, in the solvent"),
+        (2 * spectra.noise, INK, "noise of a half"),
+        (whole * field.inside, GREEN, "noise in the mask"),
+        (whole * field.outside, MUTED, "noise in the solvent"),
     ):
         values = power[shown].numpy() / level
         left.plot(frequency[shown], np.where(values > 1e-6, values, np.nan), color=colour, label=name, lw=1.3)
     left.set_yscale("log")
+    left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     left.set_ylabel("Power, over the noise's median")
     resolution_axis(left, float(frequency[-1]))
     left.legend(fontsize=6.5)

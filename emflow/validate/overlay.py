@@ -14,7 +14,7 @@ from emflow.em.volume_align import Match, align_volume
 
 _BAND = 40
 """Highest shell that is compared: shifts and hands show long before."""
-_BANDS = (6, 12, 24, _BAND)
+_BANDS = (8, 20, _BAND)
 _HANDS = ("", "inversion", "z", "y", "x")
 """As it is; inverted through the centre; mirrored along an axis."""
 _GLOBAL_BAND = 12
@@ -54,7 +54,7 @@ def overlay(
 ) -> Overlay:
     """Find the movement, and the hand, that bring half 2 onto half 1.
 
-    Shifts come from phase correlation in four bands, for half 2 as it is, inverted, and mirrored along each
+    Shifts come from phase correlation in three bands, for half 2 as it is, inverted, and mirrored along each
     axis; rotation and shift are then refined together. Only where the halves agree poorly are all
     orientations tried.
 
@@ -89,8 +89,12 @@ def overlay(
     shifts = torch.stack([torch.zeros(3), guesses[0][0], guesses[mirror][0]]).to(half1)
     hands = torch.tensor([False, False, True], device=half1.device)
     given = float(match.scores(rotations[:1], shifts[:1], hands[:1], band)[0])
+    # a mirror that does not come near the halves as they are is not worth refining
+    tried = slice(1, 3 if guesses[mirror][2] > 0.3 * guesses[0][2] else 2)
     for level in sorted({min(12, band), band}):
-        rotations[1:], shifts[1:] = match.refine(rotations[1:], shifts[1:], hands[1:], level, 15)
+        rotations[tried], shifts[tried] = match.refine(
+            rotations[tried], shifts[tried], hands[tried], level, 12
+        )
     scores = match.scores(rotations, shifts, hands, band)
     # a movement or another hand is believed only if it is clearly better than none
     chosen = 2 if float(scores[2]) > max(float(scores[1]) + 0.1, 0.2) else 1

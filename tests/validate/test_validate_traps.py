@@ -69,7 +69,7 @@ CLEAN = [
     {"symmetry": "C4", "mass": 60, "diameter": 55},
     {"symmetry": "D2", "mass": 60, "diameter": 55, "box": 72},
     {"symmetry": "C2", "mass": 80, "diameter": 75, "box": 64, "voxel": 3.0, "hot": 0.0},
-    {"crossing": 0.45, "specimen_seed": 3},
+    {"crossing": 0.45},
     {"crossing": 0.65, "hot": 2.0},
     {"support": False, "hot": 0.0},
     {"box": 80, "voxel": 1.8, "mass": 80, "diameter": 75},
