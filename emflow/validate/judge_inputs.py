@@ -260,7 +260,7 @@ def judge_common(field: NoiseField) -> Judgement:
             "carry one reference's noise.",
             "Split the particles by micrograph and refine each half by itself, from a start of its own.",
         )
-    held_up = field.inside_plateau > max(0.08, 6 * field.inside_error) and field.last_fall < 0.3
+    held_up = field.inside_plateau > max(0.15, 8 * field.inside_error) and field.last_fall < 0.3
     if held_up and field.inside_plateau < 0.4:
         return Judgement(
             question,

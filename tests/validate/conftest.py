@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -15,8 +19,15 @@ from emflow.device import generator
 from emflow.em.fsc import radial_average, shell_index
 from emflow.em.masks import lowpass, soft_sphere
 from emflow.em.symmetry import symmetry_operators
+from emflow.io.mrc import write_mrc
+from emflow.io.star import write_star
 from emflow.simulate.density import potential
 from emflow.simulate.specimen import Atoms, generate_specimen
+from emflow.validate.assess import Evidence, look_for_faults
+from emflow.validate.config import ValidateMaps
+from emflow.validate.finding import pool
+from emflow.validate.inputs import Mask
+from emflow.validate.maps import mask_edge_width
 
 
 @dataclass(frozen=True)
@@ -119,3 +130,78 @@ def make_pair(
 def simulate_pair() -> Callable[..., Pair]:
     """The function that makes pairs of half maps."""
     return make_pair
+
+
+def _verdicts(
+    pair: Any, *parts: Any, mask: Tensor | None = None, symmetry: str = "C1", **more: Any
+) -> dict[str, Any]:
+    """Question → judgement, of some parts of the room; of the one that looks for faults if none is named."""
+    cfg = ValidateMaps(symmetry=symmetry, randomisations=1, mask_lowpass_angstrom=12.0)
+    mean = (pair.half1 + pair.half2) / 2
+    made = Mask.make(mean, pair.voxel, cfg)
+    if mask is not None:
+        made = Mask(mask, "Mask of the test", mask_edge_width(mask), 0.0, pair.diameter, Path("mask.mrc"))
+    evidence = Evidence(
+        (Path("half1.mrc"), Path("half2.mrc")), (pair.half1, pair.half2), mean, pair.voxel, made,
+        more.pop("particles", None), [], [False, False], **more,
+    )  # fmt: skip
+    found = pool([part(evidence, cfg) for part in parts or (look_for_faults,)])
+    return {row.question: row for row in found.judgements}
+
+
+@pytest.fixture(scope="session")
+def verdicts() -> Callable[..., Any]:
+    """The function of that name."""
+    return _verdicts
+
+
+def _row(rows: dict[str, Any], words: str) -> Any:
+    return next(judgement for question, judgement in rows.items() if words in question)
+
+
+@pytest.fixture(scope="session")
+def row() -> Callable[..., Any]:
+    """The function of that name."""
+    return _row
+
+
+def _filtered(volume: Tensor, weight: Tensor) -> Tensor:
+    """Multiply the transform by a weight per shell (n//2 + 2,)."""
+    spectrum = torch.fft.rfftn(volume) * weight[shell_index(volume.shape[-1])]
+    return torch.fft.irfftn(spectrum, s=volume.shape)
+
+
+@pytest.fixture(scope="session")
+def filtered() -> Callable[..., Any]:
+    """The function of that name."""
+    return _filtered
+
+
+def _fake_reconstruction(tmp_path: Path, halves: list[Tensor], starts: tuple[Tensor, Tensor]) -> Path:
+    """A project's folders as `reconstruct refine` leaves them."""
+    refine, start = tmp_path / "reconstruct" / "refine", tmp_path / "reconstruct" / "abinitio"
+    records = tmp_path / "records" / "reconstruct.refine"
+    for folder in (refine, start, records):
+        folder.mkdir(parents=True)
+    for number in (1, 2):
+        write_mrc(refine / f"half{number}.mrc", halves[number - 1].numpy(), 3.0)
+        write_mrc(start / f"half{number}.mrc", starts[number - 1].numpy(), 3.0)
+    inputs = [{"path": f"elsewhere/reconstruct/abinitio/half{number}.mrc"} for number in (1, 2)]
+    (records / "all.json").write_text(json.dumps({"inputs": inputs}))
+    table = pd.DataFrame(
+        {
+            "emflowParticleId": [f"p{i}" for i in range(20)],
+            "emflowMicrographId": [f"m{i // 5}" for i in range(20)],
+            "rlnRandomSubset": [i // 5 % 2 + 1 for i in range(20)],
+        }
+    )
+    write_star(refine / "particles.star", {"particles": table})
+    passed = {"question": "Did the two halves begin apart?", "verdict": "pass", "evidence": "", "action": ""}
+    (refine / "verdicts.json").write_text(json.dumps([passed]))
+    return refine
+
+
+@pytest.fixture(scope="session")
+def fake_reconstruction() -> Callable[..., Any]:
+    """The function of that name."""
+    return _fake_reconstruction

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,49 +15,14 @@ from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 from torch import Tensor
 
 from emflow.device import generator
-from emflow.em.fsc import shell_index
-from emflow.em.masks import local_mean, solvent_mask
+from emflow.em.masks import solvent_mask
 from emflow.io.mrc import write_mrc
-from emflow.io.star import write_star
 from emflow.step import EmflowError
-from emflow.validate.assess import Evidence, compare, look_at_particles, look_for_faults
+from emflow.validate.assess import compare, look_at_particles, look_for_faults
 from emflow.validate.command import maps
-from emflow.validate.config import ValidateMaps
-from emflow.validate.finding import pool
-from emflow.validate.inputs import Mask
 from emflow.validate.inputs_records import read_proof
-from emflow.validate.maps import mask_edge_width
 
 Make = Callable[..., Any]
-MASK = {"mask_lowpass_angstrom": 12.0}
-ALL = (compare, look_for_faults, look_at_particles)
-
-
-def verdicts(
-    pair: Any, *parts: Any, mask: Tensor | None = None, symmetry: str = "C1", **more: Any
-) -> dict[str, Any]:
-    """Question → judgement, of some parts of the room; of the one that looks for faults if none is named."""
-    cfg = ValidateMaps(symmetry=symmetry, randomisations=1, **MASK)
-    mean = (pair.half1 + pair.half2) / 2
-    made = Mask.make(mean, pair.voxel, cfg)
-    if mask is not None:
-        made = Mask(mask, "Mask of the test", mask_edge_width(mask), 0.0, pair.diameter, Path("mask.mrc"))
-    evidence = Evidence(
-        (Path("half1.mrc"), Path("half2.mrc")), (pair.half1, pair.half2), mean, pair.voxel, made,
-        more.pop("particles", None), [], [False, False], **more,
-    )  # fmt: skip
-    found = pool([part(evidence, cfg) for part in parts or (look_for_faults,)])
-    return {row.question: row for row in found.judgements}
-
-
-def row(rows: dict[str, Any], words: str) -> Any:
-    return next(judgement for question, judgement in rows.items() if words in question)
-
-
-def filtered(volume: Tensor, weight: Tensor) -> Tensor:
-    """Multiply the transform by a weight per shell (n//2 + 2,)."""
-    spectrum = torch.fft.rfftn(volume) * weight[shell_index(volume.shape[-1])]
-    return torch.fft.irfftn(spectrum, s=volume.shape)
 
 
 CLEAN = [
@@ -77,11 +40,19 @@ CLEAN = [
 
 
 @pytest.mark.parametrize("number", range(len(CLEAN)))
-def test_no_alarm_on_a_clean_set(simulate_pair: Make, number: int) -> None:
+def test_no_alarm_on_a_clean_set(simulate_pair: Make, number: int, verdicts: Make) -> None:
     pair = simulate_pair(number, **CLEAN[number])
     table = views(400, 1.0).assign(rlnRandomSubset=np.arange(400) % 2 + 1, rlnMicrographName=range(400))
     images = [(pair.voxel, len(pair.half1))]
-    rows = verdicts(pair, *ALL, symmetry=pair.symmetry, particles=table, images=images)
+    rows = verdicts(
+        pair,
+        compare,
+        look_for_faults,
+        look_at_particles,
+        symmetry=pair.symmetry,
+        particles=table,
+        images=images,
+    )
     alarms = [f"{r.question} {r.answer}: {r.evidence}" for r in rows.values() if r.answer in ("warn", "fail")]
     assert alarms == []
     # nothing passes by not being looked at: only what needs the files' own records stays open
@@ -94,7 +65,7 @@ def test_no_alarm_on_a_clean_set(simulate_pair: Make, number: int) -> None:
     }
 
 
-def test_halves_that_share_a_mask_tight_reference(simulate_pair: Make) -> None:
+def test_halves_that_share_a_mask_tight_reference(simulate_pair: Make, verdicts: Make, row: Make) -> None:
     pair = simulate_pair(0)
     tight = solvent_mask((pair.half1 + pair.half2) / 2, pair.voxel, dilate_angstrom=0, edge_angstrom=5).mask
     # each half multiplied by the mask of their common reference
@@ -154,7 +125,9 @@ def network(halves: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("way", ["non-local means", "total variation", "wavelets", "network", "median"])
-def test_denoised_maps_are_not_taken_for_raw_halves(simulate_pair: Make, way: str) -> None:
+def test_denoised_maps_are_not_taken_for_raw_halves(
+    simulate_pair: Make, way: str, verdicts: Make, row: Make
+) -> None:
     pair = simulate_pair(1, **CLEAN[0])
     deviation = float((pair.half1 - pair.half2).std() / 2**0.5)
     if way == "network":
@@ -177,14 +150,14 @@ def test_denoised_maps_are_not_taken_for_raw_halves(simulate_pair: Make, way: st
         assert row(rows, "unfiltered").answer in ("warn", "fail")
 
 
-def test_one_denoised_half(simulate_pair: Make) -> None:
+def test_one_denoised_half(simulate_pair: Make, verdicts: Make, row: Make) -> None:
     pair = simulate_pair(2)
     deviation = float((pair.half1 - pair.half2).std() / 2**0.5)
     rows = verdicts(pair.with_halves(non_local_means(pair.half1, deviation), pair.half2))
     assert row(rows, "alike").answer in ("warn", "fail")
 
 
-def test_swapped_voxel_size(simulate_pair: Make, tmp_path: Path) -> None:
+def test_swapped_voxel_size(simulate_pair: Make, tmp_path: Path, verdicts: Make, row: Make) -> None:
     pair = simulate_pair(0)
     for number, voxel in ((1, 2.5), (2, 2.0)):
         write_mrc(tmp_path / f"half{number}.mrc", getattr(pair, f"half{number}").numpy(), voxel)
@@ -199,7 +172,7 @@ def test_swapped_voxel_size(simulate_pair: Make, tmp_path: Path) -> None:
     assert row(verdicts(pair, images=[(2.5, 96)]), "scale").answer == "pass"
 
 
-def test_the_same_map_twice(simulate_pair: Make, tmp_path: Path) -> None:
+def test_the_same_map_twice(simulate_pair: Make, tmp_path: Path, verdicts: Make, row: Make) -> None:
     pair = simulate_pair(0)
     for number, factor in ((1, 1.0), (2, -2.0)):
         write_mrc(tmp_path / f"half{number}.mrc", factor * pair.half1.numpy(), pair.voxel)
@@ -213,7 +186,9 @@ def test_the_same_map_twice(simulate_pair: Make, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shift", "answer"), [((1, 0, 0), "fail"), ((0, -4, 3), "fail"), ((0, 0, 0.5), "warn")]
 )
-def test_a_shifted_half(simulate_pair: Make, shift: tuple[float, ...], answer: str) -> None:
+def test_a_shifted_half(
+    simulate_pair: Make, shift: tuple[float, ...], answer: str, verdicts: Make, row: Make
+) -> None:
     pair = simulate_pair(0)
     k = [torch.fft.fftfreq(64), torch.fft.fftfreq(64), torch.fft.rfftfreq(64)]
     turn = shift[0] * k[0][:, None, None] + shift[1] * k[1][:, None] + shift[2] * k[2]
@@ -226,7 +201,7 @@ def test_a_shifted_half(simulate_pair: Make, shift: tuple[float, ...], answer: s
 
 
 @pytest.mark.parametrize("way", ["low-pass", "B factor", "Gaussian", "scaled"])
-def test_one_filtered_half(simulate_pair: Make, way: str) -> None:
+def test_one_filtered_half(simulate_pair: Make, way: str, verdicts: Make, row: Make, filtered: Make) -> None:
     pair = simulate_pair(2, **CLEAN[2])
     n, shell = len(pair.half1), torch.arange(len(pair.half1) // 2 + 2)
     frequency = shell / (n * pair.voxel)
@@ -240,53 +215,7 @@ def test_one_filtered_half(simulate_pair: Make, way: str) -> None:
     assert caught.answer == ("warn" if way == "scaled" else "fail"), caught.evidence
 
 
-@pytest.mark.parametrize("way", ["low-pass", "B factor", "sharpened", "padded"])
-def test_both_halves_filtered(simulate_pair: Make, way: str) -> None:
-    pair = simulate_pair(2, **CLEAN[2])
-    n, shell = len(pair.half1), torch.arange(len(pair.half1) // 2 + 2)
-    frequency = shell / (n * pair.voxel)
-    if way == "padded":  # finer voxels by zeros in Fourier space
-        finer = n * 4 // 3
-        crop = torch.arange(-(n // 2 - 1), n // 2)
-        halves = []
-        for half in (pair.half1, pair.half2):
-            wide = torch.zeros(finer, finer, finer // 2 + 1, dtype=torch.complex64)
-            rows_in, rows_out = crop % n, crop % finer
-            wide[rows_out[:, None], rows_out, : n // 2] = torch.fft.rfftn(half)[rows_in][:, rows_in][
-                :, :, : n // 2
-            ]
-            halves.append(torch.fft.irfftn(wide, s=(finer,) * 3) * (finer / n) ** 3)
-    else:
-        weight = {
-            "low-pass": (shell < 26).float(),
-            "B factor": torch.exp(-150 / 4 * frequency**2),
-            "sharpened": torch.exp(120 / 4 * frequency**2),
-        }[way]
-        halves = [filtered(half, weight) for half in (pair.half1, pair.half2)]
-    assert row(verdicts(pair.with_halves(*halves)), "unfiltered").answer == "warn"
-
-
-@pytest.mark.parametrize("way", ["turned", "finer", "half a voxel"])
-def test_interpolated_halves(simulate_pair: Make, way: str) -> None:
-    pair = simulate_pair(0)
-
-    def move(half: Tensor) -> Tensor:
-        values = half.numpy()
-        if way == "turned":
-            values = ndimage.rotate(values, 20, axes=(1, 2), reshape=False, order=1)
-            values = ndimage.rotate(values, 10, axes=(0, 2), reshape=False, order=1)
-        elif way == "finer":
-            values = ndimage.zoom(values, 1.25, order=1)
-        else:
-            values = ndimage.shift(values, (0.5, 0.5, 0.5), order=1)
-        return torch.from_numpy(values)
-
-    caught = row(verdicts(pair.with_halves(move(pair.half1), move(pair.half2))), "unfiltered")
-    assert caught.answer == "fail"
-    assert "interpolating" in caught.evidence
-
-
-def test_a_mask_cut_to_the_noise(simulate_pair: Make) -> None:
+def test_a_mask_cut_to_the_noise(simulate_pair: Make, verdicts: Make, row: Make) -> None:
     pair = simulate_pair(0)
     mean = (pair.half1 + pair.half2) / 2
     rows = verdicts(pair, compare, look_for_faults, mask=(mean > 1.2 * mean.std()).float())
@@ -297,7 +226,9 @@ def test_a_mask_cut_to_the_noise(simulate_pair: Make) -> None:
 
 
 @pytest.mark.parametrize("strength", [0.5, 1.0])
-def test_over_fitted_refinement_without_halves(simulate_pair: Make, strength: float) -> None:
+def test_over_fitted_refinement_without_halves(
+    simulate_pair: Make, strength: float, verdicts: Make, row: Make
+) -> None:
     """All particles refined against one reference, split afterwards: noise aligned to it is common to both."""
     pair = simulate_pair(0)
     common = strength * simulate_pair(60).noise[0]
@@ -319,7 +250,9 @@ def einstein(reference: Tensor, seed: int, count: int = 100) -> Tensor:
     return total / count
 
 
-def test_einstein_from_noise_does_not_pass(simulate_pair: Make, tmp_path: Path) -> None:
+def test_einstein_from_noise_does_not_pass(
+    simulate_pair: Make, tmp_path: Path, verdicts: Make, row: Make, fake_reconstruction: Make
+) -> None:
     pair = simulate_pair(1, box=32, voxel=5.0, mass=250, diameter=110)
     halves = [einstein(pair.signal, seed) for seed in (1, 2)]
     faked = pair.with_halves(*halves)
@@ -335,59 +268,8 @@ def test_einstein_from_noise_does_not_pass(simulate_pair: Make, tmp_path: Path) 
     assert "different first maps" in caught.evidence
 
 
-def fake_reconstruction(tmp_path: Path, halves: list[Tensor], starts: tuple[Tensor, Tensor]) -> Path:
-    """A project's folders as `reconstruct refine` leaves them."""
-    refine, start = tmp_path / "reconstruct" / "refine", tmp_path / "reconstruct" / "abinitio"
-    records = tmp_path / "records" / "reconstruct.refine"
-    for folder in (refine, start, records):
-        folder.mkdir(parents=True)
-    for number in (1, 2):
-        write_mrc(refine / f"half{number}.mrc", halves[number - 1].numpy(), 3.0)
-        write_mrc(start / f"half{number}.mrc", starts[number - 1].numpy(), 3.0)
-    inputs = [{"path": f"elsewhere/reconstruct/abinitio/half{number}.mrc"} for number in (1, 2)]
-    (records / "all.json").write_text(json.dumps({"inputs": inputs}))
-    table = pd.DataFrame(
-        {
-            "emflowParticleId": [f"p{i}" for i in range(20)],
-            "emflowMicrographId": [f"m{i // 5}" for i in range(20)],
-            "rlnRandomSubset": [i // 5 % 2 + 1 for i in range(20)],
-        }
-    )
-    write_star(refine / "particles.star", {"particles": table})
-    passed = {"question": "Did the two halves begin apart?", "verdict": "pass", "evidence": "", "action": ""}
-    (refine / "verdicts.json").write_text(json.dumps([passed]))
-    return refine
-
-
-def test_the_records_prove_that_halves_share_nothing(simulate_pair: Make, tmp_path: Path) -> None:
-    pair = simulate_pair(1, **CLEAN[1])
-    halves = [pair.half1, pair.half2]
-    folder = fake_reconstruction(tmp_path, halves, (pair.noise[0], pair.noise[1]))
-    paths = (folder / "half1.mrc", folder / "half2.mrc")
-    proof = read_proof(folder, paths)
-    assert set(proof.values()) == {True}
-    assert row(verdicts(pair, proof=proof), "on record").answer == "pass"
-    # a particle in both halves; a micrograph in both
-    table = pd.DataFrame({"emflowParticleId": ["a", "a"], "emflowMicrographId": ["m", "m"]})
-    write_star(folder / "particles.star", {"particles": table.assign(rlnRandomSubset=[1, 2])})
-    proof = read_proof(folder, paths)
-    assert proof["no particle is in both halves"] is False
-    assert proof["each micrograph belongs to one half"] is False
-    # other maps than the folder's; no records
-    write_mrc(folder / "half2.mrc", pair.noise[0].numpy(), 3.0)
-    shutil.rmtree(tmp_path / "records")
-    write_mrc(tmp_path / "half2.mrc", pair.half2.numpy(), 3.0)
-    proof = read_proof(folder, (paths[0], tmp_path / "half2.mrc"))
-    assert proof["the half maps are that folder's"] is None
-    assert proof["the halves began from different first maps"] is None
-    (tmp_path / "records" / "reconstruct.refine").mkdir(parents=True)
-    (tmp_path / "records" / "reconstruct.refine" / "all.json").write_text("[1]")
-    with pytest.raises(EmflowError, match="not a record"):
-        read_proof(folder, paths)
-
-
 @pytest.mark.parametrize("way", ["inverted", "mirrored", "turned and mirrored"])
-def test_halves_of_different_hand(simulate_pair: Make, way: str) -> None:
+def test_halves_of_different_hand(simulate_pair: Make, way: str, verdicts: Make, row: Make) -> None:
     pair = simulate_pair(0)
     other = pair.half2.flip((0, 1, 2)).roll((1, 1, 1), (0, 1, 2)) if way == "inverted" else pair.half2.flip(2)
     if way == "turned and mirrored":
@@ -395,20 +277,6 @@ def test_halves_of_different_hand(simulate_pair: Make, way: str) -> None:
     caught = row(verdicts(pair.with_halves(pair.half1, other)), "lie on")
     assert caught.answer == "fail"
     assert "mirror image" in caught.evidence
-
-
-def test_a_turned_half_is_told(simulate_pair: Make) -> None:
-    pair = simulate_pair(0)
-    other = torch.from_numpy(ndimage.rotate(pair.half2.numpy(), 5, axes=(1, 2), reshape=False, order=3))
-    caught = row(verdicts(pair.with_halves(pair.half1, other)), "lie on")
-    assert caught.answer in ("warn", "fail")
-    assert float(caught.evidence.split("turned by ")[1].split("°")[0]) == pytest.approx(5, abs=0.8)
-
-
-def test_inverted_contrast(simulate_pair: Make) -> None:
-    pair = simulate_pair(0)
-    assert row(verdicts(pair.with_halves(-pair.half1, -pair.half2)), "bright").answer == "fail"
-    assert row(verdicts(pair.with_halves(*pair.noise)), "bright").answer == "unknown"
 
 
 def views(count: int, reach: float) -> pd.DataFrame:
@@ -423,7 +291,7 @@ def views(count: int, reach: float) -> pd.DataFrame:
     )
 
 
-def test_preferred_orientation(simulate_pair: Make) -> None:
+def test_preferred_orientation(simulate_pair: Make, verdicts: Make, row: Make) -> None:
     pair = simulate_pair(1, **CLEAN[1])
     assert row(verdicts(pair, look_at_particles, particles=views(400, 0.05)), "enough directions").answer in (
         "warn",
@@ -433,22 +301,3 @@ def test_preferred_orientation(simulate_pair: Make) -> None:
         row(verdicts(pair, look_at_particles, particles=views(400, 1.0)), "enough directions").answer
         == "pass"
     )
-
-
-def test_pure_noise_raises_no_claim(simulate_pair: Make) -> None:
-    """Two halves of noise are an honest pair of nothing: no shift, hand or leak is read into them."""
-    pair = simulate_pair(0)
-    rows = verdicts(pair.with_halves(*pair.noise), compare, look_for_faults)
-    assert row(rows, "which resolution").answer == "fail"
-    assert row(rows, "lie on").answer == "unknown"
-    for words in ("share noise", "noise look raw", "unfiltered"):
-        assert row(rows, words).answer in ("pass", "unknown"), words
-
-
-def test_local_mean_is_that_of_cubes() -> None:
-    volume = torch.randn(12, 12, 12, generator=generator(3))
-    expected = ndimage.uniform_filter(volume.numpy(), 5)[3:-3, 3:-3, 3:-3]
-    np.testing.assert_allclose(local_mean(volume, 5)[3:-3, 3:-3, 3:-3], expected, atol=1e-5)
-    assert torch.allclose(
-        local_mean(torch.ones(6, 6, 6), 5), torch.ones(6, 6, 6)
-    )  # the border counts what is there
