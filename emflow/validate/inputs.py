@@ -144,6 +144,17 @@ def read_particles(path: Path | None) -> pd.DataFrame | None:
     return table
 
 
+def read_image_sizes(path: Path | None) -> list[tuple[float, int]] | None:
+    """Pixel size (Å) and box of the images of each optics group; None where the table does not say."""
+    if path is None:
+        return None
+    optics = read_star(path).get("optics")
+    if optics is None or not {"rlnImagePixelSize", "rlnImageSize"} <= set(optics.columns):
+        return None
+    sizes = integers(optics, "rlnImageSize").tolist()
+    return list(zip(floats(optics, "rlnImagePixelSize").tolist(), sizes, strict=True))
+
+
 def views_of(table: pd.DataFrame | None, symmetry: str) -> Tensor | None:
     """Directions of view of the particles under all rotations of the point group; None without angles."""
     if table is None or not len(table) or not {"rlnAngleRot", "rlnAngleTilt"} <= set(table.columns):
