@@ -106,6 +106,16 @@ def _grown(core: np.ndarray, dilate_px: float, edge_px: float) -> Tensor:
     return mask
 
 
+def local_mean(volume: Tensor, width: int) -> Tensor:
+    """Mean over cubes of odd ``width`` about each voxel of (n, n, n), of what lies within the box."""
+    mean = volume[None, None]
+    for axis in range(3):  # a cube's mean is that of three lines
+        kernel, pad = [1, 1, 1], [0, 0, 0]
+        kernel[axis], pad[axis] = width, width // 2
+        mean = torch.nn.functional.avg_pool3d(mean, kernel, 1, pad, count_include_pad=False)
+    return mean[0, 0]
+
+
 def background(values: Tensor) -> tuple[float, float]:
     """Level and standard deviation of the solvent in densities that hold a minority of bright protein.
 

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from emflow.validate import judge
+from emflow.em.symmetry import symmetry_operators
+from emflow.validate import judge, judge_inputs, sanity
 from emflow.validate.angles import judge_coverage
 from emflow.validate.census import count_particles
 from emflow.validate.config import ValidateMaps
 from emflow.validate.directional import compare_directions, fsc_volume, sum_directions
 from emflow.validate.emdb import fsc_xml
+from emflow.validate.enhanced import noise_field
 from emflow.validate.figures import draw_fsc, draw_map
 from emflow.validate.figures_census import draw_particles
 from emflow.validate.figures_direction import draw_cones, draw_views
+from emflow.validate.figures_inputs import draw_noise
 from emflow.validate.figures_sharpen import draw_guinier
 from emflow.validate.finding import Finding, pool
 from emflow.validate.inputs import Mask
@@ -26,6 +29,7 @@ from emflow.validate.judge_census import judge_census, judge_halves
 from emflow.validate.judge_directions import FEW, cone_lists, direction_metrics, judge_directions
 from emflow.validate.maps import HalfMapCurves, compare_halves
 from emflow.validate.other_masks import compare_other_masks
+from emflow.validate.overlay import overlay
 from emflow.validate.poses import views_of
 from emflow.validate.sharpen import sharpen
 from emflow.validate.tables import (
@@ -57,11 +61,16 @@ class Evidence:
     """Verdicts of the reconstruction, where its folder was given."""
     unrestored: list[bool]
     """For each half map, whether its file says that it was made from unrestored pixels."""
+    images: list[tuple[float, int]] | None = None
+    """Pixel size (Å) and box of the images of each optics group, where the particle table tells."""
+    proof: dict[str, bool | None] = field(default_factory=dict)
+    """What the reconstruction's files prove of its halves' independence; see ``read_proof``."""
 
 
 def assess(evidence: Evidence, cfg: ValidateMaps) -> Finding:
     """Look at the evidence in every way there is."""
-    return pool([part(evidence, cfg) for part in (compare, take_census, look_at_directions)])
+    parts = (compare, look_for_faults, take_census, look_at_directions)
+    return pool([part(evidence, cfg) for part in parts])
 
 
 def compare(evidence: Evidence, cfg: ValidateMaps) -> Finding:
@@ -106,6 +115,52 @@ def sharpened_map(
         figures={"guinier": draw_guinier(made)},
         tables={"postprocess": postprocess_tables(curves, made, evidence.paths, mask.path)},
         maps={"postprocess": made.volume, "postprocess_masked": made.volume * mask.values},
+    )
+
+
+def look_for_faults(evidence: Evidence, cfg: ValidateMaps) -> Finding:
+    """Whether the half maps are what they claim to be: a pair, raw, and made apart."""
+    half1, half2 = evidence.halves
+    voxel, mask = evidence.voxel_size_angstrom, evidence.mask.values
+    box = half1.shape[-1]
+    order = len(symmetry_operators(cfg.symmetry))
+    fraction = max(float(mask.double().mean()), 1e-4)
+    diameter = cfg.diameter_angstrom or evidence.mask.diameter_angstrom or 0.6 * box * voxel
+    spectra = sanity.pair_spectra(half1, half2)
+    moved = overlay(half1, half2, fraction, diameter / voxel, order, spectra.last_shell)
+    alike = sanity.likeness(spectra)
+    filters = sanity.filtering(half1, half2, spectra)
+    around = sanity.solvent(half1, half2, mask)
+    noise = noise_field(half1, half2, mask, spectra.last_shell)
+    shape = sanity.mask_shape(mask, evidence.mean, spectra.last_shell)
+    return Finding(
+        judgements=[
+            judge_inputs.judge_overlay(moved, voxel),
+            judge_inputs.judge_likeness(alike, sanity.chance_ratio(box, order)),
+            judge_inputs.judge_filtering(filters, spectra.directional.tolist(), box, voxel),
+            judge_inputs.judge_solvent(around, fraction),
+            judge_inputs.judge_contrast(*sanity.skewness(evidence.mean, voxel)),
+            judge_inputs.judge_scale(box, voxel, evidence.images),
+            judge_inputs.judge_rawness(noise),
+            judge_inputs.judge_common(noise),
+            judge_inputs.judge_mask_shape(shape),
+            judge_inputs.judge_records(evidence.proof),
+        ],
+        metrics={
+            "halves_shift_angstrom": math.hypot(*moved.shift_px) * voxel,
+            "halves_rotation_deg": moved.rotation_deg,
+            "halves_mirrored": int(moved.mirrored),
+            "halves_scale": alike.scale,
+            "halves_noise_ratio": min(alike.noise_ratio, 1e6),
+            "noise_contrast": min(noise.contrast, 1e6),
+            "noise_kurtosis": noise.kurtosis,
+            "noise_modulation": filters.modulation,
+            "noise_rise": filters.rise,
+            "solvent_fsc": noise.plateau,
+            "solvent_flat_fraction": None if math.isnan(around.flat_fraction) else around.flat_fraction,
+            "mask_noise_correlation": shape.noise_correlation,
+        },
+        figures={"noise": draw_noise(spectra, noise, box, voxel)},
     )
 
 

@@ -20,11 +20,13 @@ from emflow.validate.inputs import (
     Mask,
     check_headers,
     check_pixels,
+    read_image_sizes,
     read_particles,
     read_states,
     read_verdicts,
     read_volume,
 )
+from emflow.validate.inputs_records import read_proof
 from emflow.validate.outputs import write_empty, write_finding
 from emflow.validate.states import judge_state, judge_states, state_metrics, state_table
 
@@ -86,6 +88,8 @@ def maps(
             optics=optics,
             quoted=quoted,
             unrestored=[header.unrestored for header in headers],
+            images=read_image_sizes(particles),
+            proof=read_proof(reconstruct, (half1, half2)),
         )
         found = assess(evidence, cfg)
         write_finding(out, found, voxel, unrestored=all(evidence.unrestored))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from emflow.em.masks import solvent_mask
 from emflow.io.mrc import MrcHeader, read_header, read_mrc
-from emflow.io.star import integers, read_star, read_table
+from emflow.io.star import floats, integers, read_star, read_table
 from emflow.step import EmflowError
 from emflow.validate.config import HalfMaps
 from emflow.validate.maps import mask_edge_width
@@ -140,6 +140,17 @@ def read_particles(path: Path | None) -> tuple[pd.DataFrame | None, pd.DataFrame
             "validated: give the raw particles and the maps made from them."
         )
     return table, tables.get("optics")
+
+
+def read_image_sizes(path: Path | None) -> list[tuple[float, int]] | None:
+    """Pixel size (Å) and box of the images of each optics group; None where the table does not say."""
+    if path is None:
+        return None
+    optics = read_star(path).get("optics")
+    if optics is None or not {"rlnImagePixelSize", "rlnImageSize"} <= set(optics.columns):
+        return None
+    sizes = integers(optics, "rlnImageSize").tolist()
+    return list(zip(floats(optics, "rlnImagePixelSize").tolist(), sizes, strict=True))
 
 
 def read_verdicts(folder: Path | None) -> list[dict[str, str]]:

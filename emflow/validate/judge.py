@@ -127,7 +127,9 @@ def judge_mask(curves: HalfMapCurves, edge_px: float, description: str) -> Judge
         evidence = f"{description}. The unmasked FSC stays high to Nyquist, so no phases could be randomised."
         return Judgement(question, "unknown", evidence, "Use a smaller voxel, so that the curve can fall.")
     masked, corrected = curves.resolution("masked"), curves.resolution()
-    lifted = masked is not None and (corrected is None or corrected > 1.05 * masked)
+    # one shell is a step of five per cent where there are few: no evidence by itself
+    shells = curves.last_shell("masked") - curves.last_shell()
+    lifted = masked is not None and (corrected is None or (corrected > 1.05 * masked and shells > 1))
     if lifted:
         evidence += f" It moves the resolution from {_angstrom(corrected)} (corrected) to {_angstrom(masked)} (masked)."
     if curves.mask_effect > 0.1 or lifted:
