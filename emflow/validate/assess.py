@@ -7,20 +7,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
+import torch
 from torch import Tensor
 
 from emflow.em.symmetry import symmetry_operators
 from emflow.validate import judge, judge_inputs, sanity
 from emflow.validate.angles import judge_coverage
 from emflow.validate.config import ValidateMaps
+from emflow.validate.emdb import fsc_xml
 from emflow.validate.enhanced import noise_field
 from emflow.validate.figures import draw_fsc, draw_map, draw_views
 from emflow.validate.figures_inputs import draw_noise
+from emflow.validate.figures_sharpen import draw_guinier
 from emflow.validate.finding import Finding, pool
 from emflow.validate.inputs import Mask, views_of
-from emflow.validate.maps import compare_aspherical, compare_halves
+from emflow.validate.maps import HalfMapCurves, compare_halves
+from emflow.validate.other_masks import compare_other_masks
 from emflow.validate.overlay import overlay
-from emflow.validate.tables import curve_lists, curve_metrics, fsc_tables
+from emflow.validate.sharpen import sharpen
+from emflow.validate.tables import (
+    curve_lists,
+    curve_metrics,
+    fsc_tables,
+    postprocess_tables,
+    sharpening_metrics,
+)
 
 
 @dataclass(frozen=True)
@@ -53,28 +64,56 @@ def assess(evidence: Evidence, cfg: ValidateMaps) -> Finding:
 
 
 def compare(evidence: Evidence, cfg: ValidateMaps) -> Finding:
-    """FSC curves, resolution, and how far the mask is to blame."""
+    """FSC curves, resolution, how far the mask is to blame; and the sharpened map."""
     voxel, mask = evidence.voxel_size_angstrom, evidence.mask
     curves = compare_halves(*evidence.halves, mask.values, voxel, cfg)
-    aspherical = compare_aspherical(*evidence.halves, mask.values, voxel, cfg)
+    others = compare_other_masks(*evidence.halves, mask.values, voxel, cfg)
     resolution = curves.resolution() if judge.is_resolved(curves) else None
-    return Finding(
+    tables = fsc_tables(curves, others, evidence.paths, mask.path)
+    quoted = list(evidence.quoted)
+    record = judge_inputs.judge_records(evidence.proof)
+    if record.answer == "fail":  # no resolution stands on halves that are known to share something
+        quoted.append(verdict_row(record))
+    found = Finding(
         judgements=[
-            judge.judge_resolution(
-                curves, aspherical, cfg.diameter_angstrom or mask.diameter_angstrom, evidence.quoted
-            ),
+            judge.judge_resolution(curves, cfg.diameter_angstrom or mask.diameter_angstrom, quoted),
             judge.judge_starts(evidence.quoted),
             judge.judge_origin(evidence.unrestored),
             judge.judge_mask(curves, mask.edge_px, mask.description),
             judge.judge_residue(curves),
         ],
-        metrics=curve_metrics(curves, aspherical, resolution, mask),
+        metrics=curve_metrics(curves, others, resolution, mask),
         figures={
-            "fsc": draw_fsc(curves, resolution),
+            "fsc": draw_fsc(curves, resolution, others),
             "map": draw_map(evidence.mean, voxel, mask.values, resolution),
         },
-        details={"mask": mask.description, "curves": curve_lists(curves)},
-        tables={"fsc": fsc_tables(curves, evidence.paths, mask.path)},
+        details={"mask": mask.description, "curves": curve_lists(curves, others)},
+        tables={"fsc": tables},
+        texts={
+            "fsc.xml": fsc_xml(curves.corrected, curves.box * voxel, "Masked FSC, corrected for the mask")
+        },
+    )
+    return pool([found, sharpened_map(evidence, curves, resolution, cfg)])
+
+
+def verdict_row(judgement: judge.Judgement) -> dict[str, str]:
+    """Return a judgement as a row of ``verdicts.json``."""
+    return dict(zip(("question", "verdict", "evidence", "action"), judgement, strict=True))
+
+
+def sharpened_map(
+    evidence: Evidence, curves: HalfMapCurves, resolution: float | None, cfg: ValidateMaps
+) -> Finding:
+    """The map as ``relion_postprocess`` makes it; nothing where the halves agree no more than noise."""
+    if resolution is None:
+        return Finding(metrics=sharpening_metrics(None))
+    halves, mask = evidence.halves, evidence.mask
+    made = sharpen(torch.lerp(*halves, 0.5), curves.corrected, resolution, evidence.voxel_size_angstrom, cfg)
+    return Finding(
+        metrics=sharpening_metrics(made),
+        figures={"guinier": draw_guinier(made)},
+        tables={"postprocess": postprocess_tables(curves, made, evidence.paths, mask.path)},
+        maps={"postprocess": made.volume, "postprocess_masked": made.volume * mask.values},
     )
 
 

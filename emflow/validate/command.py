@@ -91,7 +91,7 @@ def maps(
             proof=read_proof(reconstruct, (half1, half2)),
         )
         found = assess(evidence, cfg)
-        write_finding(out, found, voxel)
+        write_finding(out, found, voxel, unrestored=all(evidence.unrestored))
         log.info("%s", found.judgements[0].evidence)
 
 
