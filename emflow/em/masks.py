@@ -92,16 +92,6 @@ class SolventMask:
     """Connected components that were kept."""
 
 
-def local_mean(volume: Tensor, width: int) -> Tensor:
-    """Mean over cubes of odd ``width`` about each voxel of (n, n, n), of what lies within the box."""
-    mean = volume[None, None]
-    for axis in range(3):  # a cube's mean is that of three lines
-        kernel, pad = [1, 1, 1], [0, 0, 0]
-        kernel[axis], pad[axis] = width, width // 2
-        mean = torch.nn.functional.avg_pool3d(mean, kernel, 1, pad, count_include_pad=False)
-    return mean[0, 0]
-
-
 def _grown(core: np.ndarray, dilate_px: float, edge_px: float) -> Tensor:
     """Mask that is 1 to ``dilate_px`` from a core (bool, (n, n, n)), with a cosine edge beyond."""
     reach = math.ceil(dilate_px + edge_px) + 1
@@ -114,6 +104,16 @@ def _grown(core: np.ndarray, dilate_px: float, edge_px: float) -> Tensor:
     mask = torch.zeros(core.shape)
     mask[where] = cosine_edge(distance - dilate_px, edge_px)
     return mask
+
+
+def local_mean(volume: Tensor, width: int) -> Tensor:
+    """Mean over cubes of odd ``width`` about each voxel of (n, n, n), of what lies within the box."""
+    mean = volume[None, None]
+    for axis in range(3):  # a cube's mean is that of three lines
+        kernel, pad = [1, 1, 1], [0, 0, 0]
+        kernel[axis], pad[axis] = width, width // 2
+        mean = torch.nn.functional.avg_pool3d(mean, kernel, 1, pad, count_include_pad=False)
+    return mean[0, 0]
 
 
 def background(values: Tensor) -> tuple[float, float]:
