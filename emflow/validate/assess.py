@@ -80,9 +80,13 @@ def compare(evidence: Evidence, cfg: ValidateMaps) -> Finding:
     others = compare_other_masks(*evidence.halves, mask.values, voxel, cfg)
     resolution = curves.resolution() if judge.is_resolved(curves) else None
     tables = fsc_tables(curves, others, evidence.paths, mask.path)
+    quoted = list(evidence.quoted)
+    record = judge_inputs.judge_records(evidence.proof)
+    if record.answer == "fail":  # no resolution stands on halves that are known to share something
+        quoted.append(verdict_row(record))
     found = Finding(
         judgements=[
-            judge.judge_resolution(curves, cfg.diameter_angstrom or mask.diameter_angstrom, evidence.quoted),
+            judge.judge_resolution(curves, cfg.diameter_angstrom or mask.diameter_angstrom, quoted),
             judge.judge_starts(evidence.quoted),
             judge.judge_origin(evidence.unrestored),
             judge.judge_mask(curves, mask.edge_px, mask.description),
@@ -100,6 +104,11 @@ def compare(evidence: Evidence, cfg: ValidateMaps) -> Finding:
         },
     )
     return pool([found, sharpened_map(evidence, curves, resolution, cfg)])
+
+
+def verdict_row(judgement: judge.Judgement) -> dict[str, str]:
+    """Return a judgement as a row of ``verdicts.json``."""
+    return dict(zip(("question", "verdict", "evidence", "action"), judgement, strict=True))
 
 
 def sharpened_map(

@@ -20,7 +20,7 @@ from emflow.validate.inputs import (
     Mask,
     check_headers,
     check_pixels,
-    read_image_sizes,
+    image_sizes,
     read_particles,
     read_states,
     read_verdicts,
@@ -88,7 +88,7 @@ def maps(
             optics=optics,
             quoted=quoted,
             unrestored=[header.unrestored for header in headers],
-            images=read_image_sizes(particles),
+            images=image_sizes(optics),
             proof=read_proof(reconstruct, (half1, half2)),
         )
         found = assess(evidence, cfg)

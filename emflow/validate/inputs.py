@@ -142,11 +142,8 @@ def read_particles(path: Path | None) -> tuple[pd.DataFrame | None, pd.DataFrame
     return table, tables.get("optics")
 
 
-def read_image_sizes(path: Path | None) -> list[tuple[float, int]] | None:
+def image_sizes(optics: pd.DataFrame | None) -> list[tuple[float, int]] | None:
     """Pixel size (Å) and box of the images of each optics group; None where the table does not say."""
-    if path is None:
-        return None
-    optics = read_star(path).get("optics")
     if optics is None or not {"rlnImagePixelSize", "rlnImageSize"} <= set(optics.columns):
         return None
     sizes = integers(optics, "rlnImageSize").tolist()

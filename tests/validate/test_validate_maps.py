@@ -239,8 +239,7 @@ def test_equal_input_gives_equal_bytes(tmp_path: Path) -> None:
     assert set(contents[0]) == {
         "validation.json", "metrics.json", "verdicts.json", "fsc.star", "fsc.xml", "fsc.png", "map.png", "views.png",
         "postprocess.star", "postprocess.mrc", "postprocess_masked.mrc", "guinier.png",
-        "directions.png", "particles.png", "3dfsc.mrc", "flagged.star",
-        "noise.png",
+        "noise.png", "directions.png", "particles.png", "3dfsc.mrc", "flagged.star",
     }  # fmt: skip
 
 
