@@ -34,4 +34,17 @@ class ValidateStates(HalfMaps):
     """Judge each state of a heterogeneity analysis by its own half maps."""
 
 
-STEPS: dict[str, type[StepConfig]] = {"maps": ValidateMaps, "states": ValidateStates}
+class ValidateLocal(HalfMaps):
+    """Local resolution of two half maps, or of one map, and the map filtered by it."""
+
+    method: str = Field("halves", pattern=r"^(halves|monogenic)$")
+    """halves: Fourier correlation of the half maps in a window; monogenic: amplitudes of one map against its noise."""
+    threshold: float = Field(0.5, gt=0, lt=1)
+    """Local FSC between half maps that counts as resolved."""
+    noise_level: float = Field(0.01, gt=0, lt=0.5)
+    """Share of points of pure noise that may pass a band: no lower correlation is believed, whatever the threshold."""
+    window_wavelengths: float = Field(1.0, ge=0.4, le=5)
+    """Standard deviation of the Gaussian window, in wavelengths of each band."""
+
+
+STEPS: dict[str, type[StepConfig]] = {"maps": ValidateMaps, "states": ValidateStates, "local": ValidateLocal}

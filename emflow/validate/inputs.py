@@ -96,6 +96,28 @@ def check_headers(paths: tuple[Path, Path], headers: list[MrcHeader], told: floa
     return first.voxel_size_angstrom
 
 
+def read_pair(
+    paths: tuple[Path, Path], told: float | None, device: torch.device
+) -> tuple[tuple[Tensor, Tensor], MrcHeader, float]:
+    """Read two half maps that belong together: the maps, the first header, the voxel size. Both may be empty."""
+    headers = [read_header(path) for path in paths]
+    voxel = check_headers(paths, headers, told)
+    one, two = (torch.from_numpy(read_mrc(path)).to(device) for path in paths)
+    if bool(one.any()) or bool(two.any()):
+        check_pixels(paths, [one, two])
+    return (one, two), headers[0], voxel
+
+
+def read_single(path: Path, told: float | None, device: torch.device) -> tuple[Tensor, MrcHeader, float]:
+    """Read one raw map that stands without half maps: the map, its header, the voxel size."""
+    header = read_header(path)
+    voxel = check_headers((path, path), [header, header], told)
+    volume = torch.from_numpy(read_mrc(path)).to(device)
+    if not bool(torch.isfinite(volume).all()):
+        raise EmflowError(f"{path}: holds values that are not finite (NaN or infinity).")
+    return volume, header, voxel
+
+
 def check_pixels(paths: tuple[Path, Path], halves: list[Tensor]) -> None:
     """Refuse maps that are not finite, constant, or the same."""
     for path, half in zip(paths, halves, strict=True):

@@ -11,7 +11,7 @@ import pandas as pd
 
 from emflow.figure import png_bytes
 from emflow.io.atomic import write_bytes, write_text
-from emflow.io.mrc import write_mrc
+from emflow.io.mrc import RESTORED_LABEL, write_mrc
 from emflow.io.record import verdict, write_metrics, write_verdicts
 from emflow.io.star import write_star
 from emflow.validate import judge
@@ -20,8 +20,13 @@ from emflow.validate.finding import Finding
 log = logging.getLogger("emflow")
 
 
-def write_finding(out: Path, found: Finding, voxel_size_angstrom: float) -> None:
-    """Write all that was found; the figures of an earlier run that were not drawn again go."""
+def write_finding(
+    out: Path, found: Finding, voxel_size_angstrom: float, *, restored: tuple[str, ...] = ()
+) -> None:
+    """Write all that was found; the figures of an earlier run that were not drawn again go.
+
+    Maps named in ``restored`` carry the mark of restored pixels: no reader takes them for raw ones.
+    """
     drawn = {out / "figures" / f"{name}.png": figure for name, figure in found.figures.items()}
     for old in set((out / "figures").glob("*.png")) - drawn.keys():
         old.unlink()
@@ -30,7 +35,8 @@ def write_finding(out: Path, found: Finding, voxel_size_angstrom: float) -> None
     for name, blocks in found.tables.items():
         write_star(out / f"{name}.star", blocks)
     for name, volume in found.maps.items():
-        write_mrc(out / f"{name}.mrc", volume.cpu().numpy(), voxel_size_angstrom)
+        labels = (RESTORED_LABEL,) if name in restored else ()
+        write_mrc(out / f"{name}.mrc", volume.cpu().numpy(), voxel_size_angstrom, labels=labels)
     write_results(out, found.metrics, found.judgements, found.details)
 
 
