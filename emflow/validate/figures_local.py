@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -23,7 +24,6 @@ def draw_local(volume: Tensor, local: LocalResolution, mask: Tensor, voxel_size_
     low, high = np.percentile(shown, [1, 99])
     scale = Normalize(low, max(high, low * 1.02))
     density = volume.cpu().numpy()
-    image = None
     for axis, (along, right, up) in enumerate((("z", "x", "y"), ("y", "x", "z"), ("x", "y", "z"))):
         held = inside.sum(axis=tuple(a for a in range(3) if a != axis))
         place = int(round(float((held * np.arange(n)).sum() / max(held.sum(), 1)))) if held.any() else n // 2
@@ -33,7 +33,7 @@ def draw_local(volume: Tensor, local: LocalResolution, mask: Tensor, voxel_size_
         shade = np.clip((grey - black) / max(white - black, 1e-12), 0, 1)
         ax.imshow(grey, cmap="gray", origin="lower", vmin=black, vmax=max(white, black + 1e-12))
         # the colour tells the resolution, its opacity the density
-        image = ax.imshow(
+        ax.imshow(
             np.ma.masked_where(~here, values.take(place, axis)), cmap="viridis_r", norm=scale, origin="lower",
             alpha=np.where(here, 0.35 + 0.65 * shade, 0.0),
         )  # fmt: skip
@@ -45,10 +45,10 @@ def draw_local(volume: Tensor, local: LocalResolution, mask: Tensor, voxel_size_
         ax.set_ylabel(f"{up} →", fontsize=7, labelpad=1)
         if axis == 0:
             scale_bar(ax, n, voxel_size_angstrom)
-    if image is not None:
-        bar = fig.colorbar(image, ax=fig.axes, shrink=0.8, pad=0.02)
-        bar.set_label("local resolution (Å)")
-        bar.ax.invert_yaxis()
+    colours = ScalarMappable(scale, "viridis_r")  # opaque, unlike the images
+    bar = fig.colorbar(colours, ax=fig.axes, shrink=0.8, pad=0.02)
+    bar.set_label("local resolution (Å)")
+    bar.ax.invert_yaxis()
     return fig
 
 

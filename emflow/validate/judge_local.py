@@ -14,8 +14,8 @@ from emflow.validate.local import LocalResolution
 
 FILTERED_MAP = "local_filtered"
 """Map whose pixels are no longer raw: it must carry the mark of restored ones."""
-SPREAD = 1.6
-"""Ratio of the 95th percentile to the median above which a part is called worse; uniform maps stay below 1.3."""
+SPREAD = 2.0
+"""Ratio of the 95th to the 5th percentile above which a part is called coarse; maps of even quality stay below 1.2."""
 FINER = 1.5
 """How much finer than the whole a part must be to be looked at."""
 
@@ -49,8 +49,8 @@ def judge_parts(metrics: dict[str, float | int | None]) -> Judgement:
     """Say whether all of the mask is resolved, and about equally well."""
     question = "Is every part of the map resolved?"
     resolved = float(metrics["resolved_fraction"] or 0)
-    median, low = metrics["local_resolution_median_angstrom"], metrics["local_resolution_p95_angstrom"]
-    if median is None or low is None or resolved < 0.1:
+    fine, median, coarse = (metrics[f"local_resolution_{name}_angstrom"] for name in ("p05", "median", "p95"))
+    if fine is None or median is None or coarse is None or resolved < 0.1:
         return Judgement(
             question,
             "fail",
@@ -59,10 +59,10 @@ def judge_parts(metrics: dict[str, float | int | None]) -> Judgement:
         )
     evidence = (
         f"Median {median:.2f} Å; a twentieth of the mask is finer than "
-        f"{metrics['local_resolution_p05_angstrom']:.2f} Å, a twentieth coarser than {low:.2f} Å; "
+        f"{fine:.2f} Å, a twentieth coarser than {coarse:.2f} Å; "
         f"{100 * (1 - resolved):.1f} % is not resolved."
     )
-    if resolved < 0.95 or low > SPREAD * median:
+    if resolved < 0.95 or coarse > SPREAD * fine:
         return Judgement(
             question,
             "warn",
