@@ -33,6 +33,7 @@ from emflow.em.masks import soft_sphere, solvent_mask
 from emflow.io.mrc import read_mrc, write_mrc
 from emflow.validate.config import ValidateLocal
 from emflow.validate.filter import filter_locally  # noqa: F401  (measured in a process of its own)
+from emflow.validate.judge_local import judge_finer, judge_parts, local_metrics
 from emflow.validate.local import windowed_resolution
 from emflow.validate.local_single import monogenic_resolution
 
@@ -50,6 +51,17 @@ def pair(n: int, seed: int, low: float = 0.45, high: float = 0.9) -> tuple[Tenso
     noise = torch.exp(-equal / (2 * FALL))
     one, two = (signal + noise * torch.randn(n, n, n, generator=generator(seed, k)) for k in (1, 2))
     return one, two, equal
+
+
+def in_solvent(n: int, seed: int, low: float = 0.45, high: float = 0.9) -> tuple[Tensor, Tensor]:
+    """One map, a particle whose signal rises along x in even noise, and where both are equal in its half maps."""
+    fall = torch.exp(-shell_index(n) / (n // 2) / (2 * FALL))
+    detail = torch.fft.irfftn(
+        torch.fft.rfftn(torch.randn(n, n, n, generator=generator(seed))) * fall, s=(n, n, n)
+    )
+    equal = low + (high - low) * ((torch.arange(n) - n / 2) / (0.8 * n) + 0.5).clamp(0, 1)
+    signal = detail * torch.exp(equal / (2 * FALL)) * soft_sphere(n, 0.36 * n, 1)
+    return signal + torch.randn(n, n, n, generator=generator(seed, 5)) / math.sqrt(2), equal
 
 
 def held(truth: Tensor, found: Tensor, inside: Tensor) -> dict[str, float]:
@@ -83,7 +95,12 @@ def simulated(n: int, seeds: int) -> dict[str, object]:
                 for method, found in maps.items():
                     row = held(expected(equal, threshold), found.angstrom, inside)
                     rows.setdefault(f"{kind}_{method}_{threshold}", []).append(row)
-    noise = {}
+        for seed in range(seeds):
+            volume, equal = in_solvent(n, seed)
+            found = monogenic_resolution(volume, None, mask, VOXEL, cfg)
+            row = held(expected(equal, threshold), found.angstrom, inside)
+            rows.setdefault(f"gradient_monogenic_solvent_{threshold}", []).append(row)
+    noise: dict[str, list[float]] = {}
     for level in (0.05, 0.01):
         cfg = ValidateLocal(threshold=0.02, noise_level=level)
         for seed in range(seeds):
@@ -101,6 +118,31 @@ def simulated(n: int, seeds: int) -> dict[str, object]:
         for name, part in rows.items()
     }
     return mean | {"noise_resolved_fraction": {k: round(sum(v) / len(v), 4) for k, v in noise.items()}}
+
+
+def verdicts(n: int, seeds: int) -> dict[str, str]:
+    """How many of so many sets raise each of the two verdicts (every part resolved; a part far beyond the whole)."""
+    mask = soft_sphere(n, 0.36 * n, 4)
+    far = (torch.arange(n) > 0.6 * n).float()
+    spot = soft_sphere(n, 5, 2).roll(8, 0)
+    counts: dict[str, list[int]] = {}
+    for seed in range(seeds):
+        one, two, _ = pair(n, seed, 0.5, 0.5)
+        steep = pair(n, seed)
+        a, b = (torch.randn(n, n, n, generator=generator(seed, 20, k)) * float(one.std()) for k in (1, 2))
+        sets = {
+            "clean, even": (one, two),
+            "clean, gradient of two": steep[:2],
+            "noise eight times stronger in a quarter": (one + 8 * far * a, two + 8 * far * b),
+            "spot shared by the halves": (one + 3 * spot * a, two + 3 * spot * a),
+            "noise": (a, b),
+        }
+        for name, (half1, half2) in sets.items():
+            found = local_metrics(windowed_resolution(half1, half2, mask, VOXEL, ValidateLocal()))
+            row = counts.setdefault(name, [0, 0])
+            for k, judged in enumerate((judge_parts(found), judge_finer(found))):
+                row[k] += judged.answer in ("warn", "fail")
+    return {name: f"{a} and {b} of {seeds}" for name, (a, b) in counts.items()}
 
 
 def children_s() -> float:
@@ -175,7 +217,8 @@ def cost(n: int) -> dict[str, float]:
         "mask = b.soft_sphere(n, 0.36 * n, 4); idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
         "t = time.process_time(); r = b.windowed_resolution(one, two, mask, b.VOXEL, b.ValidateLocal())\n"
         "u = time.process_time(); b.filter_locally(one, r.angstrom, mask, b.VOXEL); v = time.process_time()\n"
-        "b.monogenic_resolution((one + two) / 2, (one - two) / 2, mask, b.VOXEL, b.ValidateLocal()); w = time.process_time()\n"
+        "mean, noise = (one + two) / 2, (one - two) / 2\n"
+        "b.monogenic_resolution(mean, noise, mask, b.VOXEL, b.ValidateLocal()); w = time.process_time()\n"
         "print(u - t, v - u, w - v, idle, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)\n"
     )
     run = [sys.executable, "-c", code, str(Path(__file__).parent), str(n)]
@@ -200,7 +243,11 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     started = time.process_time()
-    result: dict[str, object] = {"simulated_64": simulated(64, args.seeds), "peers_64": peer(64)}
+    result: dict[str, object] = {
+        "simulated_64": simulated(64, args.seeds),
+        "verdicts_64": verdicts(64, args.seeds),
+        "peers_64": peer(64),
+    }
     if (args.data / "maps").is_dir():
         result["beta_galactosidase"] = real(args.data / "maps")
     result["cost"] = cost(args.box)

@@ -61,7 +61,7 @@ def monogenic_bands(
 
     Powers are means under half of the band's window. With ``noise`` the reference at a point is the noise's mean
     in the mask around it (under its full window); without, the mean over the
-    solvent, where windows hold most of it.
+    solvent.
 
     Yields
     ------
@@ -72,6 +72,7 @@ def monogenic_bands(
     spectra = [torch.fft.rfftn(v, norm="forward") for v in (volume, reference)]
     inside = windows.sample(mask) > 0.5
     square = weight.square()
+    square_mean = square.double().mean().clamp_min(1e-9)
     for band in bands:
         sigma = FINE * band.sigma_angstrom
         gain, directions = _riesz(windows, band, windows.fine_grid(band), volume.device)
@@ -84,9 +85,10 @@ def monogenic_bands(
         if noise is None:
             share = windows.smooth(square, sigma)
             well_inside = share >= share.quantile(1 - 0.5 * float(weight.double().mean()))
-            seen_there = other[well_inside] / share[well_inside]
-            around = seen_there.mean().reshape(1).clamp_min(tiny)
-            seen = (seen_there / around).quantile(1 - level)
+            seen = other[well_inside] / share[well_inside]
+            seen = (seen / seen.mean().clamp_min(tiny)).quantile(1 - level)
+            # a band spreads the power over its wavelength and beyond; the sum over the box keeps all of it
+            around = (other.double().mean() / square_mean).float().reshape(1).clamp_min(tiny)
             count = band.fine_samples * _windows_in(weight, windows, sigma)
             one = torch.ones(1, device=power.device)
             limit = critical_power(band.fine_samples * one, count * one, level).maximum(seen)
