@@ -20,6 +20,7 @@ from emflow.validate.inputs import (
     Mask,
     check_headers,
     check_pixels,
+    read_image_sizes,
     read_pair,
     read_particles,
     read_single,
@@ -27,6 +28,7 @@ from emflow.validate.inputs import (
     read_verdicts,
     read_volume,
 )
+from emflow.validate.inputs_records import read_proof
 from emflow.validate.judge_local import FILTERED_MAP, find_local, nothing_local
 from emflow.validate.local import windowed_resolution
 from emflow.validate.local_single import monogenic_resolution
@@ -90,9 +92,11 @@ def maps(
             particles=table,
             quoted=quoted,
             unrestored=[header.unrestored for header in headers],
+            images=read_image_sizes(particles),
+            proof=read_proof(reconstruct, (half1, half2)),
         )
         found = assess(evidence, cfg)
-        write_finding(out, found, voxel)
+        write_finding(out, found, voxel, unrestored=all(evidence.unrestored))
         log.info("%s", found.judgements[0].evidence)
 
 

@@ -5,15 +5,11 @@ from pydantic import Field
 from emflow.step import SpecimenSize, SpecimenSymmetry, StepConfig
 
 
-class HalfMaps(SpecimenSize, SpecimenSymmetry):
-    """How two half maps are compared."""
+class MaskedMaps(StepConfig):
+    """Maps, and the mask that is made where none is given."""
 
     voxel_size_angstrom: float | None = Field(None, gt=0, le=100)
     """Voxel size of the maps, in ångström; by default the one in their headers."""
-    randomise_below: float = Field(0.8, gt=0.143, lt=1)
-    """Phases are randomised from the first shell where the unmasked FSC falls below this value."""
-    randomisations: int = Field(3, ge=1, le=100)
-    """Random phases drawn; their FSC curves are averaged, which steadies the corrected curve."""
     mask_lowpass_angstrom: float = Field(15.0, gt=0, le=200)
     """Automatic mask: low-pass of the map before the threshold, in ångström."""
     mask_threshold_deviations: float = Field(4.0, gt=0, le=50)
@@ -22,19 +18,37 @@ class HalfMaps(SpecimenSize, SpecimenSymmetry):
     """Automatic mask: how far it reaches beyond the threshold, in ångström."""
     mask_edge_angstrom: float = Field(12.0, ge=0, le=200)
     """Automatic mask: width of its soft edge outside of that, in ångström; at least five voxels."""
+
+
+class HalfMaps(MaskedMaps, SpecimenSize, SpecimenSymmetry):
+    """How two half maps are compared."""
+
+    randomise_below: float = Field(0.8, gt=0.143, lt=1)
+    """Phases are randomised from the first shell where the unmasked FSC falls below this value."""
+    randomisations: int = Field(3, ge=1, le=100)
+    """Random phases drawn; their FSC curves are averaged, which steadies the corrected curve."""
     seed: int = 0
     """Seed of the random phases."""
 
 
 class ValidateMaps(HalfMaps):
-    """Judge two half maps: Fourier shell correlation, resolution, mask, angular distribution."""
+    """Judge two half maps: Fourier shell correlation, resolution, mask, sharpening, angular distribution."""
+
+    bfactor_angstrom2: float | None = Field(None, ge=-2000, le=2000)
+    """B factor of the sharpened map, in Å²: negative sharpens; by default it is fitted (Guinier plot)."""
+    bfactor_fit_from_angstrom: float = Field(10.0, gt=0, le=100)
+    """Coarsest resolution of the fit of the B factor, in ångström."""
+    bfactor_fit_to_angstrom: float | None = Field(None, gt=0, le=100)
+    """Finest resolution of the fit, in ångström; by default the map's resolution."""
+    lowpass_angstrom: float | None = Field(None, gt=0, le=200)
+    """Low-pass of the sharpened map, in ångström; by default the map's resolution."""
 
 
 class ValidateStates(HalfMaps):
     """Judge each state of a heterogeneity analysis by its own half maps."""
 
 
-class ValidateLocal(HalfMaps):
+class ValidateLocal(MaskedMaps):
     """Local resolution of two half maps, or of one map, and the map filtered by it."""
 
     method: str = Field("halves", pattern=r"^(halves|monogenic)$")
