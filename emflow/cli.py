@@ -84,6 +84,7 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "maps": "FSC, resolution and angular coverage of two half maps.",
             "states": "Resolution of each state of a heterogeneity analysis, by its own half maps.",
+            "local": "Local resolution of two half maps, or of one map, and the map filtered by it.",
         },
     ),
 }

@@ -125,6 +125,8 @@ def validation_figures(results: Results) -> dict[str, str]:
     for name in ("fsc", "views", "directions", "particles"):
         path = results.path("validate", "figures", f"{name}.png")
         figures[name] = data_uri(path.read_bytes(), "png") if path else ""
+    local = results.path("validate", "local", "figures", "local.png")
+    figures["local"] = data_uri(local.read_bytes(), "png") if local else ""
     if not figures["fsc"]:
         for parts in (("validate",), ("reconstruct", "refine"), ("reconstruct", "abinitio")):
             path = results.path(*parts, "fsc.star")

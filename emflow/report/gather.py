@@ -28,6 +28,7 @@ METRIC_FOLDERS = {
     "reconstruct.refine": "reconstruct/refine",
     "heterogeneity": "heterogeneity",
     "validate": "validate",
+    "validate.local": "validate/local",
     "validate.states": "validate/states",
     "truth": "simulate",
 }

@@ -40,6 +40,7 @@ ROOM_NAMES = {
     "reconstruct.refine": "Refinement",
     "heterogeneity": "Heterogeneity",
     "validate": "Validation",
+    "validate.local": "Local resolution",
     "validate.states": "Validation of states",
     "truth": "Against the truth",
     "cost": "Cost",

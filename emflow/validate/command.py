@@ -13,21 +13,26 @@ from emflow.device import prepare
 from emflow.io.mrc import read_header, read_mrc
 from emflow.io.record import Record, verdict, write_metrics, write_verdicts
 from emflow.io.star import write_star
-from emflow.step import Run
+from emflow.step import EmflowError, Run
 from emflow.validate.assess import Evidence, assess
-from emflow.validate.config import ValidateMaps, ValidateStates
+from emflow.validate.config import ValidateLocal, ValidateMaps, ValidateStates
 from emflow.validate.inputs import (
     Mask,
     check_headers,
     check_pixels,
     image_sizes,
+    read_pair,
     read_particles,
+    read_single,
     read_states,
     read_verdicts,
     read_volume,
 )
 from emflow.validate.inputs_records import read_proof
-from emflow.validate.outputs import write_empty, write_finding
+from emflow.validate.judge_local import FILTERED_MAP, find_local, nothing_local
+from emflow.validate.local import windowed_resolution
+from emflow.validate.local_single import monogenic_resolution
+from emflow.validate.outputs import write_empty, write_finding, write_results
 from emflow.validate.states import judge_state, judge_states, state_metrics, state_table
 
 log = logging.getLogger("emflow")
@@ -124,3 +129,52 @@ def states(
         write_verdicts(out / "verdicts.json", [verdict(*judgement)])
         write_metrics(out / "metrics.json", state_metrics(found))
         log.info("%s", judgement.evidence)
+
+
+def local(
+    *paths: Path,
+    cfg: ValidateLocal = ValidateLocal(),
+    run: Run = Run(),
+    map_: Annotated[Path | None, Parameter(name="--map")] = None,
+    mask: Path | None = None,
+) -> None:
+    """Local resolution of two half maps (HALF1 HALF2 OUT) or of one map (MAP OUT --method monogenic).
+
+    Parameters
+    ----------
+    paths
+        Two raw half maps, or one raw map, and last the folder to write: local_resolution.mrc, local_filtered.mrc,
+        metrics.json, verdicts.json, validation.json, figures.
+    map_
+        Combined map, to be shown and filtered; by default the mean of the halves.
+    mask
+        Mask with values 0 to 1 (MRC); by default one is made from the map.
+    """
+    if len(paths) not in (2, 3):
+        raise EmflowError(
+            f"{len(paths)} paths; expected HALF1 HALF2 OUT, or MAP OUT with --method monogenic."
+        )
+    *maps_, out = paths
+    if len(maps_) == 1 and cfg.method != "monogenic":
+        raise EmflowError(f"{maps_[0]}: one map alone has no FSC; give two half maps, or --method monogenic.")
+    device = prepare(run)
+    given = [path for path in (*maps_, map_, mask) if path is not None]
+    with Record("validate.local", cfg, run, inputs=given):
+        halves, noise = None, None
+        if len(maps_) == 2:
+            halves, header, voxel = read_pair((maps_[0], maps_[1]), cfg.voxel_size_angstrom, device)
+            mean, noise = (halves[0] + halves[1]) / 2, (halves[0] - halves[1]) / 2
+        else:
+            mean, header, voxel = read_single(maps_[0], cfg.voxel_size_angstrom, device)
+        if not bool(mean.any()):
+            write_results(out, *nothing_local(), {})
+            return
+        weight = (Mask.read(mask, header, voxel, device) if mask else Mask.make(mean, voxel, cfg)).values
+        if cfg.method == "halves" and halves is not None:
+            found = windowed_resolution(*halves, weight, voxel, cfg)
+        else:
+            found = monogenic_resolution(mean, noise, weight, voxel, cfg)
+        shown = read_volume(map_, header, device) if map_ else mean
+        finding = find_local(shown, found, weight, voxel, cfg)
+        write_finding(out, finding, voxel, restored=(FILTERED_MAP,))
+        log.info("%s", finding.judgements[0].evidence)

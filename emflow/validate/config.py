@@ -5,15 +5,11 @@ from pydantic import Field
 from emflow.step import SpecimenSize, SpecimenSymmetry, StepConfig
 
 
-class HalfMaps(SpecimenSize, SpecimenSymmetry):
-    """How two half maps are compared."""
+class MaskedMaps(StepConfig):
+    """Maps, and the mask that is made where none is given."""
 
     voxel_size_angstrom: float | None = Field(None, gt=0, le=100)
     """Voxel size of the maps, in ångström; by default the one in their headers."""
-    randomise_below: float = Field(0.8, gt=0.143, lt=1)
-    """Phases are randomised from the first shell where the unmasked FSC falls below this value."""
-    randomisations: int = Field(3, ge=1, le=100)
-    """Random phases drawn; their FSC curves are averaged, which steadies the corrected curve."""
     mask_lowpass_angstrom: float = Field(15.0, gt=0, le=200)
     """Automatic mask: low-pass of the map before the threshold, in ångström."""
     mask_threshold_deviations: float = Field(4.0, gt=0, le=50)
@@ -22,6 +18,15 @@ class HalfMaps(SpecimenSize, SpecimenSymmetry):
     """Automatic mask: how far it reaches beyond the threshold, in ångström."""
     mask_edge_angstrom: float = Field(12.0, ge=0, le=200)
     """Automatic mask: width of its soft edge outside of that, in ångström; at least five voxels."""
+
+
+class HalfMaps(MaskedMaps, SpecimenSize, SpecimenSymmetry):
+    """How two half maps are compared."""
+
+    randomise_below: float = Field(0.8, gt=0.143, lt=1)
+    """Phases are randomised from the first shell where the unmasked FSC falls below this value."""
+    randomisations: int = Field(3, ge=1, le=100)
+    """Random phases drawn; their FSC curves are averaged, which steadies the corrected curve."""
     seed: int = 0
     """Seed of the random phases."""
 
@@ -46,4 +51,17 @@ class ValidateStates(HalfMaps):
     """Judge each state of a heterogeneity analysis by its own half maps."""
 
 
-STEPS: dict[str, type[StepConfig]] = {"maps": ValidateMaps, "states": ValidateStates}
+class ValidateLocal(MaskedMaps):
+    """Local resolution of two half maps, or of one map, and the map filtered by it."""
+
+    method: str = Field("halves", pattern=r"^(halves|monogenic)$")
+    """halves: Fourier correlation of the half maps in a window; monogenic: amplitudes of one map against its noise."""
+    threshold: float = Field(0.5, gt=0, lt=1)
+    """Local FSC between half maps that counts as resolved."""
+    noise_level: float = Field(0.01, gt=0, lt=0.5)
+    """Share of points of pure noise that may pass a band: no lower correlation is believed, whatever the threshold."""
+    window_wavelengths: float = Field(1.0, ge=0.4, le=5)
+    """Standard deviation of the Gaussian window, in wavelengths of each band."""
+
+
+STEPS: dict[str, type[StepConfig]] = {"maps": ValidateMaps, "states": ValidateStates, "local": ValidateLocal}

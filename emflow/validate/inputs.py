@@ -15,7 +15,7 @@ from emflow.em.masks import solvent_mask
 from emflow.io.mrc import MrcHeader, read_header, read_mrc
 from emflow.io.star import floats, integers, read_star, read_table
 from emflow.step import EmflowError
-from emflow.validate.config import HalfMaps
+from emflow.validate.config import HalfMaps, MaskedMaps
 from emflow.validate.maps import mask_edge_width
 
 
@@ -45,7 +45,7 @@ class Mask:
         return cls(values, text, edge, volume, None, path)
 
     @classmethod
-    def make(cls, mean: Tensor, voxel: float, cfg: HalfMaps) -> Mask:
+    def make(cls, mean: Tensor, voxel: float, cfg: MaskedMaps) -> Mask:
         """Make a mask from the mean of the half maps."""
         edge_angstrom = max(cfg.mask_edge_angstrom, 5 * voxel)
         made = solvent_mask(
@@ -91,6 +91,28 @@ def check_headers(paths: tuple[Path, Path], headers: list[MrcHeader], told: floa
     if first.voxel_size_angstrom <= 0:
         raise EmflowError(f"{paths[0]}: the header has no voxel size; give --voxel-size-angstrom.")
     return first.voxel_size_angstrom
+
+
+def read_pair(
+    paths: tuple[Path, Path], told: float | None, device: torch.device
+) -> tuple[tuple[Tensor, Tensor], MrcHeader, float]:
+    """Read two half maps that belong together: the maps, the first header, the voxel size. Both may be empty."""
+    headers = [read_header(path) for path in paths]
+    voxel = check_headers(paths, headers, told)
+    one, two = (torch.from_numpy(read_mrc(path)).to(device) for path in paths)
+    if bool(one.any()) or bool(two.any()):
+        check_pixels(paths, [one, two])
+    return (one, two), headers[0], voxel
+
+
+def read_single(path: Path, told: float | None, device: torch.device) -> tuple[Tensor, MrcHeader, float]:
+    """Read one raw map that stands without half maps: the map, its header, the voxel size."""
+    header = read_header(path)
+    voxel = check_headers((path, path), [header, header], told)
+    volume = torch.from_numpy(read_mrc(path)).to(device)
+    if not bool(torch.isfinite(volume).all()):
+        raise EmflowError(f"{path}: holds values that are not finite (NaN or infinity).")
+    return volume, header, voxel
 
 
 def check_pixels(paths: tuple[Path, Path], halves: list[Tensor]) -> None:

@@ -31,6 +31,30 @@ rule validate_maps:
         " --json {params.cfg:q} --threads {threads} --record {log}"
 
 
+rule validate_local:
+    input:
+        half1="<results>/reconstruct/refine/half1.mrc",
+        half2="<results>/reconstruct/refine/half2.mrc",
+        mask="<results>/reconstruct/refine/mask.mrc",
+    output:
+        metrics="<results>/validate/local/metrics.json",
+        verdicts="<results>/validate/local/verdicts.json",
+    log:
+        "<results>/records/validate.local/all.json",
+    conda:
+        "../../envs/emflow.yaml"
+    threads: project.threads(8)
+    resources:
+        mem_mb=lambda wildcards, attempt: 16000 * attempt,
+        runtime=lambda wildcards, attempt: 120 * attempt,
+    params:
+        cfg=section("validate.local"),
+        folder=subpath(output.metrics, parent=True),
+    shell:
+        "emflow validate local {input.half1} {input.half2} {params.folder} --mask {input.mask}"
+        " --json {params.cfg:q} --threads {threads} --record {log}"
+
+
 if "heterogeneity" in project.rooms:
 
     rule validate_states:
