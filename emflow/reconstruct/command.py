@@ -11,6 +11,7 @@ import torch
 from emflow.device import prepare
 from emflow.io.checkpoint import Checkpoint
 from emflow.io.journal import result_key
+from emflow.io.particle_images import image_set
 from emflow.io.particles import Particles
 from emflow.io.record import Record
 from emflow.reconstruct import judge
@@ -18,7 +19,6 @@ from emflow.reconstruct.agreement import compare
 from emflow.reconstruct.config import ReconstructAbinitio, ReconstructRefine
 from emflow.reconstruct.inputs import (
     diameter_of,
-    image_set,
     independent_starts,
     read_halves,
     read_particles,
