@@ -28,6 +28,8 @@ METRIC_FOLDERS = {
     "reconstruct.refine": "reconstruct/refine",
     "heterogeneity": "heterogeneity",
     "validate": "validate",
+    "validate.particles": "validate/particles",
+    "validate.noise_control": "validate/noise_control",
     "validate.states": "validate/states",
     "truth": "simulate",
 }

@@ -40,6 +40,8 @@ ROOM_NAMES = {
     "reconstruct.refine": "Refinement",
     "heterogeneity": "Heterogeneity",
     "validate": "Validation",
+    "validate.particles": "Validation by the images",
+    "validate.noise_control": "Noise control",
     "validate.states": "Validation of states",
     "truth": "Against the truth",
     "cost": "Cost",

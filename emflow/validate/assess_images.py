@@ -7,6 +7,7 @@ from torch import Tensor
 
 from emflow.em.fourier import resample
 from emflow.em.fsc import fsc
+from emflow.em.wiener import Accumulator
 from emflow.validate import judge_images as judge
 from emflow.validate.config import ValidateParticles
 from emflow.validate.figures_images import draw_number, draw_rings, draw_scores
@@ -42,27 +43,31 @@ def assess_images(
     voxel = box * pixel / side
     soft = resample(mask, pixel, side, voxel).clamp(0, 1) if side != box else mask
     draws: list[Draw] = []
-    quarters = accumulate_quarters(
-        posed,
-        band,
-        cfg.seed,
-        lambda count, one, two: draws.append(draw_of(count, one, two, soft, voxel, cfg)),
-    )
+
+    def look(count: int, one: Accumulator, two: Accumulator) -> None:
+        draws.append(draw_of(count, one.solve(), two.solve(), soft, voxel, cfg))
+
+    quarters = accumulate_quarters(posed, band, cfg.seed, look)
     rebuilt = _rebuilt(quarters, halves, soft, pixel, last)
     agreement = compare_images(posed, quarters, soft)
     outliers = find_outliers(agreement)
     fit = fit_number(draws, cfg.seed)
-    excess = judge.overfitting(agreement.rings, min(last, int(band)))
+    excess = judge.overfitting(agreement.rings, last)
+    within = judge.overfitting(agreement.rings, last, within=True)
     count = len(posed.images)
     found = Finding(
         judgements=[
             judge.judge_held_out(agreement),
-            judge.judge_overfitting(excess, cfg),
+            judge.judge_overfitting(excess, cfg, within),
             judge.judge_rebuilt(rebuilt),
             judge.judge_outliers(outliers, count, cfg),
             judge.judge_number(draws, fit, cfg),
         ],
-        metrics=_metrics(agreement, outliers, draws, fit, excess, rebuilt, cfg),
+        metrics=_metrics(agreement, outliers, draws, fit, excess, cfg)
+        | {
+            "overfitting_within_fraction": within[2] if within else None,
+            "rebuilt_correlation": rebuilt,
+        },
         figures={
             "agreement": draw_rings(agreement.rings, last),
             "scores": draw_scores(agreement, outliers),
@@ -96,7 +101,6 @@ def _metrics(
     draws: list[Draw],
     fit: NumberFit | None,
     excess: tuple[float, float, float] | None,
-    rebuilt: float | None,
     cfg: ValidateParticles,
 ) -> dict[str, float | int | None]:
     whole = draws[-1]
@@ -112,7 +116,6 @@ def _metrics(
         "overfitting_excess": excess[0] if excess else None,
         "overfitting_significance_sd": excess[1] if excess else None,
         "overfitting_fraction": excess[2] if excess else None,
-        "rebuilt_correlation": rebuilt,
         "outliers": outliers.count,
         "outlier_fraction": outliers.count / len(agreement.score),
         "effective_particles": effective,

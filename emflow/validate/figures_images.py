@@ -43,7 +43,7 @@ def draw_rings(rings: RingCurves, resolution_shell: int) -> Figure:
         for ax in (top, bottom):
             ax.axvline(resolution_shell / extent, color=GREEN, lw=1)
         top.annotate(
-            f"half maps: {extent / resolution_shell:.1f} Å", (resolution_shell / extent, 0),
+            f"half maps: {extent / resolution_shell:.1f} Å", (resolution_shell / extent, 0.45),
             xycoords=("data", "axes fraction"), xytext=(4, 4), textcoords="offset points", color=GREEN, fontsize=8,
         )  # fmt: skip
     resolution_axis(bottom, float(x[-1]))
@@ -85,7 +85,7 @@ def draw_number(draws: list[Draw], fit: NumberFit | None) -> Figure:
     seen = [draw for draw in draws if draw.resolution_angstrom is not None]
     for usable, marker, face, name in (
         (True, "o", BLUE, "random subsets"),
-        (False, "o", "none", "limited by the pixel or the band"),
+        (False, "o", "none", "not used: limited by the pixel,\nor too few slices"),
     ):
         part = [
             (d.particles, 1 / (d.resolution_angstrom or math.inf) ** 2) for d in seen if d.usable == usable
@@ -104,7 +104,8 @@ def draw_number(draws: list[Draw], fit: NumberFit | None) -> Figure:
         ax.plot(n[inside], y[inside], color=ORANGE, label=text)
         ax.plot(n[~inside], y[~inside], color=ORANGE, ls="--", label="extrapolated")
     ax.set_xscale("log", base=2)
-    ticks = sorted({2 ** round(math.log2(count)) for count in counts})
+    most = 4 * max(counts) if fit is not None else max(counts)
+    ticks = sorted({2 ** round(math.log2(count)) for count in (*counts, most, most / 2)})
     ax.set_xticks(ticks, [str(tick) for tick in ticks])
     ax.minorticks_off()
     ax.set_xlabel("Particles")

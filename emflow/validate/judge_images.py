@@ -5,7 +5,7 @@ from __future__ import annotations
 from emflow.validate.config import ValidateParticles
 from emflow.validate.images import Agreement, RingCurves
 from emflow.validate.judge import Judgement
-from emflow.validate.number import Draw, NumberFit
+from emflow.validate.number import COVERED, Draw, NumberFit
 from emflow.validate.outliers import NOISE, NOISE_SCORE, Outliers
 
 OVERFITTED = 0.2
@@ -41,10 +41,17 @@ def reach(rings: RingCurves) -> int:
     return int(below[0, 0]) if len(below) else len(rings.held_out) - 1
 
 
-def overfitting(rings: RingCurves, resolution_shell: int) -> tuple[float, float, float] | None:
-    """Beyond the resolution: own − held-out correlation, its standard deviations above zero, and the part of the
-    own map's power that is fitted noise; None with fewer than three rings there."""
+def overfitting(
+    rings: RingCurves, resolution_shell: int, *, within: bool = False
+) -> tuple[float, float, float] | None:
+    """Own − held-out correlation, its standard deviations above zero, and the fitted noise's part of the map's power.
+
+    Pooled over the rings beyond the resolution, or ``within`` it over the finer half of those up to it; None with
+    fewer than three.
+    """
     first, last = resolution_shell + 1, len(rings.own) - 1
+    if within:
+        first, last = resolution_shell // 2 + 1, min(resolution_shell, last)
     if last - first < 2:
         return None
     mean, deviations = rings.pooled(rings.difference, rings.difference_error, first, last)
@@ -53,8 +60,12 @@ def overfitting(rings: RingCurves, resolution_shell: int) -> tuple[float, float,
     return mean, deviations, part
 
 
-def judge_overfitting(found: tuple[float, float, float] | None, cfg: ValidateParticles) -> Judgement:
-    """Say whether the poses follow the noise of their own half's map."""
+def judge_overfitting(
+    found: tuple[float, float, float] | None,
+    cfg: ValidateParticles,
+    within: tuple[float, float, float] | None = None,
+) -> Judgement:
+    """Say whether the poses follow the noise of their own half's map: judged beyond the resolution, told within it."""
     question = "Do the poses follow noise?"
     if found is None:
         return Judgement(
@@ -68,6 +79,11 @@ def judge_overfitting(found: tuple[float, float, float] | None, cfg: ValidatePar
         f"than with the other half's ({deviations:.1f} standard deviations); {max(part, 0):.0%} of the map's power "
         "there is noise that the poses follow."
     )
+    if within is not None and within[1] >= 5:
+        evidence += (
+            f" Up to the resolution it is {max(within[2], 0):.0%} of the power of the finer rings: there the poses' errors "
+            "follow the reference, or the halves' frames lie apart; the FSC of the halves counts neither as signal."
+        )
     if deviations < 5 or part < cfg.overfitting_fraction:
         return Judgement(question, "pass", evidence)
     action = "Refine with a coarser limit or a stronger regularisation, and with fewer free poses."
@@ -131,9 +147,12 @@ def judge_number(draws: list[Draw], fit: NumberFit | None, cfg: ValidateParticle
     whole = draws[-1] if draws else None
     if fit is None:
         limited = whole is not None and whole.limited
+        few = whole is not None and whole.slices < 4 * COVERED
         why = (
             "the pixel or the band, not the number, limits the resolution of most."
             if limited
+            else "there are too few particles to divide."
+            if few
             else "the resolution does not improve with the number of particles beyond doubt."
         )
         return Judgement(

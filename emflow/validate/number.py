@@ -9,10 +9,14 @@ import torch
 from torch import Tensor
 
 from emflow.device import generator
+from emflow.em.symmetry import symmetry_operators
 from emflow.validate.config import ValidateParticles
 from emflow.validate.judge import is_resolved
 from emflow.validate.maps import HalfMapCurves, compare_halves
 
+COVERED = 16.0
+"""Slices through each Fourier voxel from which on the signal grows with the number of particles as it should: with
+fewer, voxels that hardly any slice goes through spoil the map (B came out 40 % too low where 2 did, 20 % where 8 did)."""
 _RESAMPLES = 1000
 
 
@@ -26,11 +30,13 @@ class Draw:
     """Corrected FSC 0.143, interpolated; None where the halves agree no more than noise."""
     limited: bool
     """Whether the FSC does not fall before the last shell: the pixel or the band limits, not the number."""
+    slices: float
+    """Mean number of slices, symmetry mates included, through a Fourier voxel at the resolution, of each half."""
 
     @property
     def usable(self) -> bool:
         """Whether the number of particles sets the resolution."""
-        return self.resolution_angstrom is not None and not self.limited
+        return self.resolution_angstrom is not None and not self.limited and self.slices >= COVERED
 
 
 def draw_of(
@@ -45,7 +51,9 @@ def draw_of(
     once = cfg.model_copy(update={"randomisations": 1})
     curves = compare_halves(half1, half2, mask, voxel_size_angstrom, once)
     found = curves.resolution(interpolate=True) if is_resolved(curves) else None
-    return Draw(particles, found, curves.last_shell() >= last_filled(curves) - 1)
+    order = len(symmetry_operators(cfg.symmetry))
+    slices = particles / 2 * order / (2 * max(curves.last_shell(), 1))
+    return Draw(particles, found, curves.last_shell() >= last_filled(curves) - 1, slices)
 
 
 def last_filled(curves: HalfMapCurves) -> int:

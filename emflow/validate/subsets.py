@@ -84,7 +84,7 @@ def noise_rows(count: int) -> Tensor:
 
 
 def accumulate_quarters(
-    posed: Posed, band: float, seed: int, look: Callable[[int, Tensor, Tensor], None]
+    posed: Posed, band: float, seed: int, look: Callable[[int, Accumulator, Accumulator], None]
 ) -> Quarters:
     """Insert every image once.
 
@@ -97,7 +97,7 @@ def accumulate_quarters(
     seed
         Of the order in which the particles of a half are taken.
     look
-        Called with a number of particles and the half maps made of half of them each, for 1/16 (four times),
+        Called with a number of particles and the sums of half 1 and half 2 that they make, for 1/16 (four times),
         1/8 (four), 1/4 (four), 1/2 (twice) and all of them. Draws of one size share no particle.
 
     Returns
@@ -123,16 +123,13 @@ def accumulate_quarters(
                 end = round(part * len(rows))
                 insert(posed, rows[done[half] : end], noise, plane, pair[half])
                 done[half] = end
-            look(sum(done), pair[0].solve(), pair[1].solve())
+            look(sum(done), pair[0], pair[1])
         for half in (0, 1):
             sums[half].append(pair[half])
         if quarter % 2:
             count = sum(len(parts[half][q]) for half in (0, 1) for q in (quarter - 1, quarter))
-            look(count, *((own[-2] + own[-1]).solve() for own in sums))
-    look(
-        len(parts[0]) and sum(len(p) for half in parts for p in half),
-        *(reduce(add, own).solve() for own in sums),
-    )
+            look(count, *(own[-2] + own[-1] for own in sums))
+    look(sum(len(rows) for half in parts for rows in half), *(reduce(add, own) for own in sums))
     voxel = images.box * images.pixel_size_angstrom / side
     return Quarters((parts[0], parts[1]), sums, noise, plane, voxel)
 

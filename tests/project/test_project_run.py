@@ -26,7 +26,8 @@ PER_SHARD = (
 )  # fmt: skip
 POOLED = (
     "session_join", "extract_join", "reconstruct_abinitio", "extract_join_recentered", "reconstruct_refine",
-    "heterogeneity_fit", "heterogeneity_analyze", "validate_maps", "validate_states", "simulate_score", "report",
+    "heterogeneity_fit", "heterogeneity_analyze", "validate_maps", "validate_particles", "validate_states",
+    "simulate_score", "report",
 )  # fmt: skip
 EVERYTHING = {**dict.fromkeys(PER_SHARD, 2), **dict.fromkeys(POOLED, 1)}
 
@@ -103,7 +104,7 @@ def test_a_changed_setting_reruns_its_step_and_what_follows(tiny, change, spared
 
 def test_a_plan_names_the_changed_setting(tiny):
     said = tiny.call("emflow", "plan", "run.yaml", "simulate={score: {match_radius: 0.3}}")
-    assert "2 of 27 jobs would run" in said
+    assert "2 of 28 jobs would run" in said
     assert "match_radius 0.25 → 0.3" in said
     assert "follows simulate score" in said
 
