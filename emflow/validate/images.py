@@ -131,11 +131,14 @@ def compare_images(posed: Posed, quarters: Quarters, mask: Tensor) -> Agreement:
 
 
 def wiener_weights(curve: Tensor, shells: int) -> Tensor:
-    """Signal over signal and noise per shell, (shells,), from the FSC of two maps; 0 from where it falls below 0.143."""
-    end = first_below(curve, THRESHOLD)
+    """Signal over signal and noise per shell, (shells,), from the FSC of two maps; 0 from where it falls below 0.143.
+
+    The first two shells, of few pixels, may dip without ending the rest.
+    """
+    end = first_below(curve[2:], THRESHOLD)
     weight = curve.clamp(0, 1).float()
     if end is not None:
-        weight[end:] = 0
+        weight[end + 2 :] = 0
     weight[0] = 0
     out = torch.zeros(shells)
     out[: min(shells, len(weight))] = weight[:shells]
