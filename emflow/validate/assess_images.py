@@ -57,7 +57,7 @@ def assess_images(
     count = len(posed.images)
     found = Finding(
         judgements=[
-            judge.judge_held_out(agreement),
+            judge.judge_held_out(agreement, last > 0),
             judge.judge_overfitting(excess, cfg, within),
             judge.judge_rebuilt(rebuilt),
             judge.judge_outliers(outliers, count, cfg),

@@ -14,8 +14,12 @@ REBUILT = 0.8
 """Mean correlation, up to the resolution, below which the half maps are others than the particles make."""
 
 
-def judge_held_out(agreement: Agreement) -> Judgement:
-    """Say whether the images agree with the map of particles that they share nothing with."""
+def judge_held_out(agreement: Agreement, resolved: bool) -> Judgement:
+    """Say whether the images agree with the map of particles that they share nothing with.
+
+    ``resolved``: whether the half maps agree more than noise does. Refined noise agrees in a rough shape, since the
+    halves' frames are brought together; only both together are taken for a particle.
+    """
     question = "Do the images agree with a map that they did not make?"
     rings = agreement.rings
     last = reach(rings)
@@ -23,22 +27,29 @@ def judge_held_out(agreement: Agreement) -> Judgement:
         f"Against the other half's map the images score {agreement.score.mean():.2f} on average, where noise scores 0: "
         f"{agreement.significance:.1f} standard deviations (5 are asked for)."
     )
-    if agreement.significance < 5:
+    if agreement.significance < 5 or not last or not resolved:
+        told = "Nothing is there that both halves share"
+        if agreement.significance >= 5:
+            told += " but a rough shape, which noise has too once its halves are aligned"
         return Judgement(
             question,
             "fail",
-            f"{evidence} Nothing is there that both halves share.",
+            f"{evidence} {told}.",
             "Do not interpret the map. Look at the picks and the particles first.",
         )
     extent = rings.box * rings.voxel_size_angstrom
-    where = f" The mean correlation stands out of the noise to {extent / last:.1f} Å." if last else ""
+    where = f" The mean correlation stands out of the noise to {extent / last:.1f} Å."
     return Judgement(question, "pass", evidence + where)
 
 
 def reach(rings: RingCurves) -> int:
-    """Last ring before the held-out correlation first is less than 3 standard errors above zero."""
-    below = (rings.held_out[1:] < 3 * rings.held_out_error[1:]).nonzero()
-    return int(below[0, 0]) if len(below) else len(rings.held_out) - 1
+    """Last ring before the held-out correlation is less than 3 standard errors above zero; 0 if not beyond ring 2.
+
+    Rings 1 and 2, of few pixels and of the shape alone, do not count.
+    """
+    below = (rings.held_out[3:] < 3 * rings.held_out_error[3:]).nonzero()
+    last = int(below[0, 0]) + 2 if len(below) else len(rings.held_out) - 1
+    return last if last > 2 else 0
 
 
 def overfitting(

@@ -151,7 +151,7 @@ def test_clean_sets_are_not_called_overfitted() -> None:
             assert found is not None
             assert abs(found[1]) < 4
             assert judge.judge_overfitting(found, ValidateParticles()).answer == "pass"
-        answer = judge.judge_held_out(agreement).answer
+        answer = judge.judge_held_out(agreement, True).answer
         assert answer == ("fail" if amplitude == 0 else "pass"), (seed, agreement.significance)
 
 
@@ -163,7 +163,7 @@ def test_poses_fitted_to_noise_are_caught() -> None:
     assert found is not None
     assert found[1] > 8
     assert judge.judge_overfitting(found, ValidateParticles()).answer == "fail"
-    assert judge.judge_held_out(agreement).answer == "fail"
+    assert judge.judge_held_out(agreement, True).answer == "fail"
     assert find_outliers(agreement).effective_particles is None
 
 
