@@ -22,6 +22,7 @@ from emflow.validate.inputs import (
     Mask,
     check_headers,
     check_pixels,
+    read_image_sizes,
     read_particles,
     read_states,
     read_verdicts,
@@ -36,6 +37,7 @@ from emflow.validate.inputs_images import (
     read_pair,
     read_posed,
 )
+from emflow.validate.inputs_records import read_proof
 from emflow.validate.noise_control import assess_control, compare_control
 from emflow.validate.outputs import write_empty, write_finding
 from emflow.validate.outputs_images import write_control, write_few_images, write_images
@@ -98,9 +100,11 @@ def maps(
             particles=table,
             quoted=quoted,
             unrestored=[header.unrestored for header in headers],
+            images=read_image_sizes(particles),
+            proof=read_proof(reconstruct, (half1, half2)),
         )
         found = assess(evidence, cfg)
-        write_finding(out, found, voxel)
+        write_finding(out, found, voxel, unrestored=all(evidence.unrestored))
         log.info("%s", found.judgements[0].evidence)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,6 @@ from emflow.simulate.config import SimulateParticles
 from emflow.step import EmflowError
 from emflow.validate.command import maps, noise_compare, noise_control, particles
 from emflow.validate.config import NoiseCompare, NoiseControl, ValidateParticles
-from emflow.validate.maps import HalfMapCurves
 from emflow.validate.noise_control import Control, compare_control, judge_control, substitute_noise
 from emflow.validate.subsets import Posed, accumulate_quarters
 
@@ -145,11 +145,14 @@ def test_substituted_noise_keeps_amplitudes_and_the_coarse_phases() -> None:
 
 
 def control_of(unmasked: float) -> Control:
-    """A control whose half maps correlate so much beyond shell 8."""
-    curve = torch.linspace(1, 0.0, 33, dtype=torch.float64)
-    noise = torch.where(torch.arange(33) < 8, curve, unmasked)
-    made = [HalfMapCurves(c, c, c, c, 8, 64, 3.0, 0.2, 1.0) for c in (curve, noise)]
-    return Control(made[0], made[1], 8, curve)
+    """A control whose half maps correlate so much beyond shell 5."""
+    volumes = [torch.randn(BOX, BOX, BOX, generator=generator(9, k)) for k in (1, 2)]
+    mask = soft_sphere(BOX, 11, 4)
+    made = compare_control(
+        (volumes[0], volumes[1]), (volumes[0], volumes[1]), mask, 3.0, BOX * 3.0 / 5, NoiseCompare()
+    )
+    flat = torch.full_like(made.control.unmasked, unmasked)
+    return replace(made, control=replace(made.control, unmasked=flat))
 
 
 def test_the_verdict_on_a_control() -> None:
