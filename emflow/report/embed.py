@@ -126,7 +126,7 @@ IMAGE_FIGURES = {"particles": ("agreement", "scores", "number"), "noise_control"
 def validation_figures(results: Results) -> dict[str, str]:
     """Validate's own figures; without them the FSC of the refinement."""
     figures = {}
-    for name in ("fsc", "views"):
+    for name in ("fsc", "views", "directions", "particles"):
         path = results.path("validate", "figures", f"{name}.png")
         figures[name] = data_uri(path.read_bytes(), "png") if path else ""
     for folder, names in IMAGE_FIGURES.items():
