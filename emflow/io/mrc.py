@@ -17,6 +17,8 @@ RESTORED_LABEL = "emflow: restored pixels, not for reconstruction"
 """Label of every file whose pixels were denoised or otherwise restored (DESIGN.md, taint)."""
 UNRESTORED_LABEL = "emflow: made from unrestored pixels"
 """Label of half maps whose origin is known to be clean; a file with neither label is of unknown origin."""
+CONTROL_LABEL = "emflow: noise control, phases randomised, not data"
+"""Label of stacks whose fine detail was replaced by noise, and of maps made from them."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ class MrcHeader:
     def restored(self) -> bool:
         """Whether the file carries the mark of restored pixels."""
         return RESTORED_LABEL in self.labels
+
+    @property
+    def control(self) -> bool:
+        """Whether the file carries the mark of a noise control."""
+        return CONTROL_LABEL in self.labels
 
     @property
     def unrestored(self) -> bool:

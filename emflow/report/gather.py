@@ -29,6 +29,8 @@ METRIC_FOLDERS = {
     "heterogeneity": "heterogeneity",
     "validate": "validate",
     "validate.local": "validate/local",
+    "validate.particles": "validate/particles",
+    "validate.noise_control": "validate/noise_control",
     "validate.states": "validate/states",
     "truth": "simulate",
 }

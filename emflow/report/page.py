@@ -41,6 +41,8 @@ ROOM_NAMES = {
     "heterogeneity": "Heterogeneity",
     "validate": "Validation",
     "validate.local": "Local resolution",
+    "validate.particles": "Validation by the images",
+    "validate.noise_control": "Noise control",
     "validate.states": "Validation of states",
     "truth": "Against the truth",
     "cost": "Cost",

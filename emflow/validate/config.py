@@ -64,4 +64,35 @@ class ValidateLocal(MaskedMaps):
     """Standard deviation of the Gaussian window, in wavelengths of each band."""
 
 
-STEPS: dict[str, type[StepConfig]] = {"maps": ValidateMaps, "states": ValidateStates, "local": ValidateLocal}
+class ValidateParticles(HalfMaps):
+    """Judge the map by the raw images: over-fitting, agreement of each image, resolution against number."""
+
+    band_resolution: float = Field(1.3, ge=1, le=10)
+    """How far beyond the half maps' resolution the images are looked at, as a factor in frequency; and four shells."""
+    overfitting_fraction: float = Field(0.1, gt=0, lt=1)
+    """Part of a half map's power beyond the resolution that may be noise which the poses follow, before it is warned of."""
+    outlier_fraction: float = Field(0.1, gt=0, le=1)
+    """Part of the images that may be outliers before it is warned of."""
+    target_angstrom: float | None = Field(None, gt=0, le=100)
+    """Resolution for which the number of particles is estimated; by default that of twice as many."""
+
+
+class NoiseControl(HalfMaps):
+    """Replace the fine detail of every image by noise, refine again, and see what the halves agree on."""
+
+    from_angstrom: float | None = Field(None, gt=0, le=200)
+    """Phases finer than this are random; by default where the half maps' unmasked FSC falls below `randomise_below`."""
+
+
+class NoiseCompare(HalfMaps):
+    """Compare the half maps of a refinement with those of its noise control."""
+
+
+STEPS: dict[str, type[StepConfig]] = {
+    "maps": ValidateMaps,
+    "states": ValidateStates,
+    "local": ValidateLocal,
+    "particles": ValidateParticles,
+    "noise_control": NoiseControl,
+    "noise_compare": NoiseCompare,
+}

@@ -71,6 +71,11 @@ def check_headers(paths: tuple[Path, Path], headers: list[MrcHeader], told: floa
                 f"{path}: made from denoised or otherwise restored pixels (its label says so). An FSC of such maps "
                 "says nothing about resolution: give half maps from the raw particles."
             )
+        if header.control:
+            raise EmflowError(
+                f"{path}: made from a noise control (its label says so), not from data. Compare it with the maps of the "
+                "particles by `emflow validate noise-compare`."
+            )
         if len(header.shape) != 3 or len(set(header.shape)) != 1:
             raise EmflowError(f"{path}: has shape {header.shape}; expected a cubic map.")
     first, second = headers
@@ -161,6 +166,8 @@ def read_particles(path: Path | None) -> tuple[pd.DataFrame | None, pd.DataFrame
             f"{path}: holds denoised or otherwise restored particles (emflowRestored). Maps from them cannot be "
             "validated: give the raw particles and the maps made from them."
         )
+    if "emflowNoiseControl" in table:
+        raise EmflowError(f"{path}: holds a noise control (emflowNoiseControl), not data.")
     return table, tables.get("optics")
 
 

@@ -26,8 +26,8 @@ PER_SHARD = (
 )  # fmt: skip
 POOLED = (
     "session_join", "extract_join", "reconstruct_abinitio", "extract_join_recentered", "reconstruct_refine",
-    "heterogeneity_fit", "heterogeneity_analyze", "validate_maps", "validate_local", "validate_states", "simulate_score",
-    "report",
+    "heterogeneity_fit", "heterogeneity_analyze", "validate_maps", "validate_local", "validate_particles",
+    "validate_states", "simulate_score", "report",
 )  # fmt: skip
 EVERYTHING = {**dict.fromkeys(PER_SHARD, 2), **dict.fromkeys(POOLED, 1)}
 
