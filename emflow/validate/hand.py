@@ -27,8 +27,7 @@ from emflow.em.masks import cosine_edge, solvent_mask
 PITCH_ANGSTROM = 5.4
 CLAIM = 3.0
 """Least score, either way, at which a hand is claimed; see docs/validate.md for how often that errs."""
-STEEPNESS = 1.5
-"""Of the logistic curve from score to probability, fitted to simulated maps."""
+_UNRESOLVED_SIGMA, _RESOLVED_MEAN, _RESOLVED_SIGMA = 1.1, 4.5, 1.5  # of the score, in simulated maps
 _ROD_VOXEL, _ROD_RESOLUTION = 3.0, 6.5  # Å: of the map in which rods are sought
 _FINE_VOXEL, _FINEST_RESOLUTION = 1.35, 3.8  # Å: of the map whose winding is measured
 _AXES = 180  # on the half sphere, 11° apart
@@ -67,8 +66,19 @@ class Windings:
 
     @property
     def probability(self) -> float:
-        """Probability that the map has the right hand."""
-        return 1 / (1 + math.exp(-STEEPNESS * self.score))
+        """Probability that the map has the right hand, if before looking either hand is as likely.
+
+        The score is normal about 0 where helices are not resolved and about ±4.5 where they are; both as
+        likely. Deviations and mean are those of simulated maps.
+        """
+
+        def normal(mean: float, sigma: float) -> float:
+            return math.exp(-0.5 * ((self.score - mean) / sigma) ** 2) / sigma
+
+        unresolved = normal(0.0, _UNRESOLVED_SIGMA)
+        right = unresolved + normal(_RESOLVED_MEAN, _RESOLVED_SIGMA) + 1e-12
+        left = unresolved + normal(-_RESOLVED_MEAN, _RESOLVED_SIGMA) + 1e-12
+        return right / (right + left)
 
 
 def measure_windings(volume: Tensor, voxel_size_angstrom: float, resolution_angstrom: float) -> Windings:
