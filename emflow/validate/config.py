@@ -27,7 +27,12 @@ class HalfMaps(SpecimenSize, SpecimenSymmetry):
 
 
 class ValidateMaps(HalfMaps):
-    """Judge two half maps: Fourier shell correlation, resolution, mask, angular distribution."""
+    """Judge two half maps: Fourier shell correlation, resolution, mask, angular distribution, model."""
+
+    hand: bool = True
+    """Ask the map for its hand: whether its α-helices are right-handed, where they are resolved."""
+    contour_level: float | None = None
+    """With a model: contour of the map at which atoms count as inside; by default the one of the model's volume."""
 
 
 class ValidateStates(HalfMaps):

@@ -171,3 +171,13 @@ def judge_hand(windings: Windings | None, resolution_angstrom: float | None) -> 
         evidence + " It cannot be told: too few helices, or none resolved.",
         "Go on to a higher resolution, or compare with a known structure (--model).",
     )
+
+
+def judge_no_map() -> Judgement:
+    """What there is to say of a model where the half maps agree on nothing."""
+    return Judgement(
+        "Does the model fit the map?",
+        "unknown",
+        "The half maps agree no more than noise: there is nothing that a model could fit.",
+        "Look at the resolution first.",
+    )

@@ -127,9 +127,10 @@ def model_curves(
     index = shell_index(n)
     model, one, two = (torch.fft.rfftn(masked(v, mask)) for v in (density, *halves))
     both = torch.fft.rfftn(masked(full, mask))
-    curves = [fourier_correlation(a, b, index) for a, b in ((model, both), (model, one), (model, two), (one, two))]
+    pairs = ((model, both), (model, one), (model, two), (one, two))
+    with_map, with_one, with_two, halves_fsc = (fourier_correlation(a, b, index) for a, b in pairs)
     fraction = float(mask.double().square().mean())
-    return ModelCurves(*curves, n, voxel_size_angstrom, fraction)
+    return ModelCurves(with_map, with_one, with_two, halves_fsc, n, voxel_size_angstrom, fraction)
 
 
 @dataclass(frozen=True)
@@ -221,4 +222,3 @@ def _grouped_correlation(x: np.ndarray, y: np.ndarray, group: np.ndarray, groups
     norm = np.sqrt(total(x * x) * total(y * y))
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where((count >= 4) & (norm > 0), total(x * y) / norm, np.nan)
-

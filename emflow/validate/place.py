@@ -97,14 +97,12 @@ def place_model(
     if max(entry[0] for entry in found) * _SOUND < resolved_shell:
         central, offset = _centred(model)
         density = atom_density(central, box, voxel_size_angstrom)
-        both = []
-        for moving in (density, _inverted(density)):
+        both: list[tuple[int, float, Alignment, bool]] = []
+        for moving, mirrored, sign in ((density, False, 1.0), (_inverted(density), True, -1.0)):
             one = align_volume(moving, fixed, allow_mirror=False, max_band=band)
-            hand_ = len(both) == 1
             # the model's own centre was brought to the box's first: x' = R(±(x − offset)) + t
-            sign = -1.0 if hand_ else 1.0
             shift_px = one.shift - sign * one.rotation @ torch.from_numpy(offset / voxel_size_angstrom)
-            both.append(judged(Alignment(one.rotation, shift_px, hand_, one.score), True))
+            both.append(judged(Alignment(one.rotation, shift_px, mirrored, one.score), True))
         best = max(both, key=lambda entry: entry[:2])
         other = min(both, key=lambda entry: entry[:2])[0]
         found.append(best)
