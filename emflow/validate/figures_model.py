@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from emflow.em.atoms import AtomicModel
 from emflow.figure import BLUE, GREEN, INK, MUTED, ORANGE, RED, figure, styled
 from emflow.validate.figures import resolution_axis
-from emflow.validate.hand import CLAIM, Windings
+from emflow.validate.hand import CLAIM, Windings, right_probability
+from emflow.validate.judge_model import misfits
 from emflow.validate.model import ModelCurves, RealSpace
 
 _MOST_CHAINS = 12
@@ -49,9 +50,7 @@ def draw_model_fsc(curves: ModelCurves) -> Figure:
 
 
 @styled
-def draw_residues(
-    model: AtomicModel, space: RealSpace, q: np.ndarray, expected: float, poor_below: float
-) -> Figure:
+def draw_residues(model: AtomicModel, space: RealSpace, q: np.ndarray, expected: float) -> Figure:
     """Draw Q-score and correlation along each chain; residues without density of their own are marked."""
     chain = np.array(model.residue_chain)
     names = list(dict.fromkeys(model.residue_chain))
@@ -64,7 +63,7 @@ def draw_residues(
         ax.axhline(expected, color=BLUE, lw=0.7, ls=":")
         ax.plot(x, space.residues[mine], color=ORANGE, lw=1, label="real-space correlation")
         ax.plot(x, q[mine], color=BLUE, lw=1.2, label="Q-score (dotted: expected)")
-        poor = space.residues[mine] < poor_below
+        poor = misfits(space.residues, q)[mine]
         ax.plot(
             x[poor],
             space.residues[mine][poor],
@@ -103,18 +102,20 @@ def draw_hand(windings: Windings) -> Figure:
     left.set_xlim(0, 1.03)
     left.set_ylim(0, 1.03)
     left.set_aspect("equal")
-    left.set_xlabel("left-handed winding")
+    left.set_xlabel("left-handed winding (relative)")
     left.set_ylabel("right-handed winding")
-    left.legend(loc="upper right")
+    left.legend(loc="lower right")
     left.set_title("Each rod")
     score = windings.score
     span = max(6.5, abs(score) + 1.5)
     x = np.linspace(-span, span, 300)
     right.fill_between(x, np.exp(-0.5 * (x / 1.1) ** 2), color=MUTED, alpha=0.25, lw=0)
     right.annotate("nothing\nresolved", (0, 0.35), ha="center", color=INK, fontsize=8)
-    for at in (-CLAIM, CLAIM):
+    claims = [s for s in x if max(p := right_probability(s, len(windings.right)), 1 - p) >= CLAIM]
+    for at in (min(claims, key=abs), -min(claims, key=abs)) if claims else ():
         right.axvline(at, color=MUTED, lw=0.8, ls=":")
-    colour = GREEN if score >= CLAIM else RED if score <= -CLAIM else INK
+    sure = windings.probability
+    colour = GREEN if sure >= CLAIM else RED if sure <= 1 - CLAIM else INK
     right.axvline(score, color=colour, lw=2)
     side = -1 if score > 0 else 1
     right.annotate(

@@ -25,9 +25,9 @@ from emflow.em.fsc import shell_index
 from emflow.em.masks import cosine_edge, solvent_mask
 
 PITCH_ANGSTROM = 5.4
-CLAIM = 3.0
-"""Least score, either way, at which a hand is claimed; see docs/validate.md for how often that errs."""
-_UNRESOLVED_SIGMA, _RESOLVED_MEAN, _RESOLVED_SIGMA = 1.1, 4.5, 1.5  # of the score, in simulated maps
+CLAIM = 0.95
+"""Probability from which a hand is claimed; see docs/validate.md for how often that errs."""
+_UNRESOLVED_SIGMA = 1.1
 _ROD_VOXEL, _ROD_RESOLUTION = 3.0, 6.5  # Å: of the map in which rods are sought
 _FINE_VOXEL, _FINEST_RESOLUTION = 1.35, 3.8  # Å: of the map whose winding is measured
 _AXES = 180  # on the half sphere, 11° apart
@@ -66,19 +66,24 @@ class Windings:
 
     @property
     def probability(self) -> float:
-        """Probability that the map has the right hand, if before looking either hand is as likely.
+        """Probability that the map has the right hand; see :func:`right_probability`."""
+        return right_probability(self.score, len(self.right))
 
-        The score is normal about 0 where helices are not resolved and about ±4.5 where they are; both as
-        likely. Deviations and mean are those of simulated maps.
-        """
 
-        def normal(mean: float, sigma: float) -> float:
-            return math.exp(-0.5 * ((self.score - mean) / sigma) ** 2) / sigma
+def right_probability(score: float, rods: int) -> float:
+    """Probability of the right hand, if before looking either hand is as likely, and helices are resolved or not.
 
-        unresolved = normal(0.0, _UNRESOLVED_SIGMA)
-        right = unresolved + normal(_RESOLVED_MEAN, _RESOLVED_SIGMA) + 1e-12
-        left = unresolved + normal(-_RESOLVED_MEAN, _RESOLVED_SIGMA) + 1e-12
-        return right / (right + left)
+    Where they are not the score is normal about 0; where they are, about ±0.7 √rods (it cannot exceed √rods).
+    The deviations are those of simulated maps.
+    """
+
+    def normal(mean: float, sigma: float) -> float:
+        return math.exp(-0.5 * ((score - mean) / sigma) ** 2) / sigma
+
+    mean, sigma = 0.7 * math.sqrt(rods), math.sqrt(0.5 + 0.04 * rods)
+    unresolved = normal(0.0, _UNRESOLVED_SIGMA) + 1e-9
+    right, left = unresolved + normal(mean, sigma), unresolved + normal(-mean, sigma)
+    return right / (right + left)
 
 
 def measure_windings(volume: Tensor, voxel_size_angstrom: float, resolution_angstrom: float) -> Windings:

@@ -9,9 +9,12 @@ from emflow.validate.hand import CLAIM, Windings
 from emflow.validate.judge import Judgement
 from emflow.validate.model import ModelCurves, RealSpace
 from emflow.validate.place import Placement
+from emflow.validate.qscore import expected_q
 
 HAND_LIMIT_ANGSTROM = 7.0
 """Coarser maps are not asked for their hand."""
+RESIDUE_LIMIT_ANGSTROM = 6.0
+"""In coarser maps single residues are not judged."""
 _GOOD, _POOR = 1.5, 2.5  # FSC 0.5 of the model, in units of the half maps' resolution
 _DETECTED, _LEAST = 5.0, 0.02  # standard deviations and FSC from which a model is called overfitted
 _SHOWN = 8  # residues named in a verdict
@@ -84,12 +87,20 @@ def judge_overfit(curves: ModelCurves) -> Judgement:
         return Judgement(
             question, "unknown", "Within the model's mask the half maps agree no more than noise."
         )
-    excess, excess_sd = curves.excess()
-    preferred, preferred_sd = curves.preference()
+    preference, excess_found = curves.preference(), curves.excess()
+    if preference is None:
+        return Judgement(question, "unknown", "The box has too few shells to tell.")
+    preferred, preferred_sd = preference
     evidence = (
-        f"Product of the FSC with either half less the FSC between them: {excess:+.3f} ({excess_sd:+.1f} standard "
-        f"deviations; a model that knows nothing of the noise has at most 0). FSC with half 1 less that with half 2: "
-        f"{preferred:+.3f} ({preferred_sd:+.1f})."
+        f"FSC with half 1 less that with half 2: {preferred:+.3f} ({preferred_sd:+.1f} standard deviations). Beyond the "
+        "resolution, product of the FSC with either half less the FSC between them (at most 0 for a model that knows "
+        "nothing of the noise): "
+    )
+    excess, excess_sd = excess_found or (0.0, 0.0)
+    evidence += (
+        f"{excess:+.3f} ({excess_sd:+.1f} standard deviations)."
+        if excess_found
+        else "no shells are left there."
     )
     if abs(preferred) > _LEAST and abs(preferred_sd) > _DETECTED:
         half = 1 if preferred > 0 else 2
@@ -103,21 +114,30 @@ def judge_overfit(curves: ModelCurves) -> Judgement:
     )
 
 
-def judge_residues(model: AtomicModel, space: RealSpace, q: np.ndarray, expected: float) -> Judgement:
+def judge_residues(
+    model: AtomicModel, space: RealSpace, q: np.ndarray, resolution_angstrom: float
+) -> Judgement:
     """Say which residues do not sit in density.
 
     ``q`` is the mean Q-score of each residue, (R,).
     """
     question = "Does every residue fit?"
-    correlation = space.residues
-    known = np.isfinite(correlation)
+    if resolution_angstrom > RESIDUE_LIMIT_ANGSTROM:
+        return Judgement(
+            question,
+            "unknown",
+            f"Single residues are not judged beyond {RESIDUE_LIMIT_ANGSTROM:g} Å; the masked half maps agree to "
+            f"{resolution_angstrom:.1f} Å.",
+        )
+    known = np.isfinite(space.residues) & np.isfinite(q)
     if known.sum() < 5:
         return Judgement(question, "unknown", "Fewer than five residues cover enough voxels to be scored.")
-    poor = np.flatnonzero(known & (correlation < poor_below(correlation)))
-    poor = poor[np.argsort(correlation[poor], kind="stable")]
+    poor = np.flatnonzero(misfits(space.residues, q))
+    poor = poor[np.argsort(space.residues[poor], kind="stable")]
     evidence = (
-        f"Mean Q-score {np.nanmean(q):.2f} (expected at this resolution: {expected:.2f}); median correlation of the "
-        f"residues {np.nanmedian(correlation):.2f}. {len(poor)} of {known.sum()} residues have no density of their own"
+        f"Mean Q-score {np.nanmean(q):.2f} (expected at this resolution: {expected_q(resolution_angstrom):.2f}); median "
+        f"correlation of the residues {np.nanmedian(space.residues):.2f}. {len(poor)} of {known.sum()} residues have "
+        "no density of their own"
     )
     if not len(poor):
         return Judgement(question, "pass", evidence + ".")
@@ -133,11 +153,18 @@ def judge_residues(model: AtomicModel, space: RealSpace, q: np.ndarray, expected
     )
 
 
-def poor_below(correlation: np.ndarray) -> float:
-    """Correlation under which a residue stands out: below 0.5 and five deviations under the median."""
-    median = np.nanmedian(correlation)
-    deviation = 1.4826 * np.nanmedian(np.abs(correlation - median))
-    return float(min(0.5, median - 5 * deviation))
+def misfits(correlation: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Residues (R,) that stand out: correlation below 0.5 and far under the median, and a low Q-score too.
+
+    Far is five deviations (1.48 times the median absolute one) for the correlation, two for the Q-score.
+    """
+
+    def under(values: np.ndarray, deviations: float) -> float:
+        median = np.nanmedian(values)
+        return float(median - deviations * 1.4826 * np.nanmedian(np.abs(values - median)))
+
+    with np.errstate(invalid="ignore"):
+        return (correlation < min(0.5, under(correlation, 5))) & (q < under(q, 2))
 
 
 def judge_hand(windings: Windings | None, resolution_angstrom: float | None) -> Judgement:
@@ -154,11 +181,11 @@ def judge_hand(windings: Windings | None, resolution_angstrom: float | None) -> 
         )
     evidence = (
         f"{len(windings.right)} rods wind to the right rather than to the left with a score of {windings.score:+.1f} "
-        f"(from ±{CLAIM:g} on a hand is claimed): probability of the right hand {windings.probability:.3f}."
+        f"(noise: ±1): probability of the right hand {windings.probability:.3f} (from {CLAIM:g} on it is claimed)."
     )
-    if windings.score >= CLAIM:
+    if windings.probability >= CLAIM:
         return Judgement(question, "pass", evidence)
-    if windings.score <= -CLAIM:
+    if windings.probability <= 1 - CLAIM:
         return Judgement(
             question,
             "fail",

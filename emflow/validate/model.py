@@ -55,24 +55,28 @@ class ModelCurves:
         shells = torch.arange(len(self.full), dtype=torch.float64).clamp_min(1)
         return (4 * math.pi * shells**2 * max(self.mask_fraction, 1e-6)).rsqrt().clamp_max(1)
 
-    def excess(self) -> tuple[float, float]:
+    def excess(self) -> tuple[float, float] | None:
         """By how much the model agrees with both halves better than a perfect model could, and its significance.
 
         A model ρ that is independent of the noise has FSC(ρ, half 1)·FSC(ρ, half 2) ≤ FSC(half 1, half 2).
-        Weighted mean of the difference over the shells from a third of the resolution on, in FSC and in
-        standard deviations.
+        Weighted mean of the difference over the shells beyond the resolution, in FSC and in standard deviations.
+        (Nearer to the centre a model's other errors make it negative.) None where fewer than three are left.
         """
-        return self._pooled(self.half1.clamp_min(0) * self.half2.clamp_min(0) - self.halves)
+        product = self.half1.clamp_min(0) * self.half2.clamp_min(0)
+        return self._pooled(product - self.halves, self.resolved_shell + 1)
 
-    def preference(self) -> tuple[float, float]:
-        """Mean of FSC(model, half 1) − FSC(model, half 2) over the same shells, and its standard deviations."""
-        mean, score = self._pooled(self.half1 - self.half2)
-        return mean, score / math.sqrt(2)
+    def preference(self) -> tuple[float, float] | None:
+        """Mean of FSC(model, half 1) − FSC(model, half 2), and its standard deviations.
 
-    def _pooled(self, difference: Tensor) -> tuple[float, float]:
-        first, last = max(3, self.resolved_shell // 3), min(len(self.full) - 2, 2 * self.resolved_shell)
-        if last <= first:
-            return 0.0, 0.0
+        Over the shells from a third of the resolution on.
+        """
+        pooled = self._pooled(self.half1 - self.half2, max(3, self.resolved_shell // 3))
+        return None if pooled is None else (pooled[0], pooled[1] / math.sqrt(2))
+
+    def _pooled(self, difference: Tensor, first: int) -> tuple[float, float] | None:
+        last = len(self.full) - 2  # the last shell holds little of what the density was made with
+        if last < first + 2:
+            return None
         deviation = (self._deviation() * (1 - self.halves.clamp(0, 0.95) ** 2))[first : last + 1]
         weight = deviation**-2
         total = (weight * difference[first : last + 1]).sum()

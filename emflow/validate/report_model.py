@@ -56,12 +56,12 @@ def score_model(
         judgements=[
             judge_model.judge_fit(placement, curves, space, voxel),
             judge_model.judge_overfit(curves),
-            judge_model.judge_residues(placed, space, q, expected),
+            judge_model.judge_residues(placed, space, q, resolution_angstrom),
         ],
         metrics=_metrics(placement, curves, space, atoms_q, expected),
         figures={
             "model_fsc": draw_model_fsc(curves),
-            "residues": draw_residues(placed, space, q, expected, judge_model.poor_below(space.residues)),
+            "residues": draw_residues(placed, space, q, expected),
         },
         details={"model": _details(placement, curves, space, path)},
         tables={"model": _tables(placed, curves, space, q)},
@@ -81,7 +81,7 @@ def _residue_mean(model: AtomicModel, values: np.ndarray) -> np.ndarray:
 def _metrics(
     placement: Placement, curves: ModelCurves, space: RealSpace, q: np.ndarray, expected: float
 ) -> dict[str, float | int | None]:
-    included = space.included
+    included, excess, preference = space.included, curves.excess(), curves.preference()
     backbone = placement.model.backbone
     return {
         "model_fsc05_angstrom": curves.angstrom(curves.fit_shell),
@@ -94,8 +94,8 @@ def _metrics(
         "model_backbone_inclusion": float(included[backbone].mean()) if backbone.any() else None,
         "model_moved_angstrom": placement.moved_angstrom,
         "model_moved_deg": placement.angle_deg,
-        "model_overfit_fsc": curves.excess()[0],
-        "model_half_preference_fsc": curves.preference()[0],
+        "model_overfit_fsc": excess[0] if excess else None,
+        "model_half_preference_fsc": preference[0] if preference else None,
     }
 
 
