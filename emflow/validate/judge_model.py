@@ -15,7 +15,8 @@ HAND_LIMIT_ANGSTROM = 7.0
 """Coarser maps are not asked for their hand."""
 RESIDUE_LIMIT_ANGSTROM = 6.0
 """In coarser maps single residues are not judged."""
-_GOOD, _POOR = 1.5, 2.5  # FSC 0.5 of the model, in units of the half maps' resolution
+_GOOD, _POOR = 1.5, 2.0  # FSC 0.5 of the model, in units of the half maps' resolution
+_LEAST_CORRELATION = 0.5  # CC_mask of a model that explains its map; right ones had 0.69 and more
 _DETECTED, _LEAST = 5.0, 0.02  # standard deviations and FSC from which a model is called overfitted
 _SHOWN = 8  # residues named in a verdict
 
@@ -49,7 +50,7 @@ def judge_fit(
             evidence + " The map has the other hand.",
             "Invert the map and the half maps, and refine the poses from the inverted map.",
         )
-    if fitted > _GOOD * resolved:
+    if fitted > _GOOD * resolved or space.mask < _LEAST_CORRELATION:
         return Judgement(
             question,
             "warn",
