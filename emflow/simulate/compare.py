@@ -50,7 +50,7 @@ def compare_map(
     *,
     symmetry: str = "C1",
     starts: Sequence[Alignment] = (),
-    allow_mirror: bool = True,
+    in_place: bool = False,
 ) -> MapAgreement:
     """Align a map to the truth and measure to which resolution they agree.
 
@@ -63,17 +63,20 @@ def compare_map(
         Maps (n, n, n) on one grid.
     starts
         Alignments to try beside a global search, such as that of the poses.
-    allow_mirror
-        Whether the hand is undetermined.
+    in_place
+        The map stands where the truth does, since it was made from true poses: nothing is aligned.
     """
     n = volume.shape[-1]
     if not bool((volume - volume.mean()).abs().max() > 0):
         return NO_AGREEMENT
-    found = align_volume(volume, truth, symmetry=symmetry, allow_mirror=allow_mirror, starts=starts)
+    mirrored = False
+    if not in_place:
+        found = align_volume(volume, truth, symmetry=symmetry, starts=starts)
+        volume, mirrored = apply_alignment(volume, found), found.mirrored
     mask = solvent_mask(truth, voxel_angstrom).mask
-    curve = fsc(apply_alignment(volume, found) * mask, truth * mask)
+    curve = fsc(volume * mask, truth * mask)
 
     def at(threshold: float) -> float | None:
         return resolution_at(curve, threshold, n, voxel_angstrom, interpolate=True)
 
-    return MapAgreement(at(0.5), at(0.143), found.mirrored)
+    return MapAgreement(at(0.5), at(0.143), mirrored)

@@ -148,7 +148,7 @@ def fsc_areas(found: Latents) -> tuple[float, float]:
     for row, truth in zip(rows, true, strict=True):
         weights = torch.from_numpy(np.append(1.0, found.latent[row])).to(aligned)
         decoded = torch.tensordot(weights, aligned, 1)
-        curves = [fsc(volume * mask, truth * mask)[band] for volume in (decoded, aligned[0])]
-        areas.append([float(curve.mean()) for curve in curves])
+        curves = fsc(torch.stack([decoded, aligned[0]]) * mask, truth * mask)
+        areas.append(curves[:, band].mean(1).tolist())
     decoded_area, mean_area = np.mean(areas, axis=0)
     return float(decoded_area), float(mean_area)

@@ -212,7 +212,7 @@ def _attainable(stage: Stage, truth: Truth, rows: np.ndarray, mates: np.ndarray)
     batches = stage.images(rows, truth.rotations[mates].float(), shifts)
     volume = reconstruct_from_poses(batches, box, voxel, symmetry=truth.symmetry)
     target = resample(truth.volume, truth.pixel_size_angstrom, box, voxel)
-    return compare_map(volume, target, voxel, symmetry=truth.symmetry, allow_mirror=False)
+    return compare_map(volume, target, voxel, in_place=True)
 
 
 def score_halves(halves_angstrom: float | None, to_truth_angstrom: float | None) -> Metrics:

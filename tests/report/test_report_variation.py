@@ -13,7 +13,7 @@ from emflow.io.mrc import write_mrc
 from emflow.io.record import write_metrics
 from emflow.io.star import write_star
 from emflow.report.command import report
-from emflow.report.variation import draw_latents
+from emflow.report.variation import columns_of, draw_latents, values_of
 
 
 def write_variation(results: Path, count: int = 40) -> None:
@@ -31,7 +31,13 @@ def write_variation(results: Path, count: int = 40) -> None:
         }
     )
     write_star(folder / "latents.star", {"particles": latents})
-    particles = pd.DataFrame({"emflowParticleId": ids[::-1], "rlnDefocusU": 1e4 + 100.0 * np.arange(count)})
+    particles = pd.DataFrame(
+        {
+            "emflowParticleId": ids[::-1],
+            "rlnDefocusU": 1e4 + 100.0 * np.arange(count),
+            "rlnAnglePsi": np.arange(count),
+        }
+    )
     write_star(folder / "fit" / "particles.star", {"particles": particles})
     write_bytes(folder / "figures" / "volumes.png", png_bytes(figure(1.0, 1.0)))
     write_metrics(folder / "metrics.json", {"components": 2, "states": 3})
@@ -44,6 +50,7 @@ def test_the_page_shows_latents_volumes_and_denoised_micrographs(project: Path) 
     page = (project / "report" / "index.html").read_text()
     assert "Latent coordinates of the particles" in page
     assert "Projections of volumes along" in page
+    assert "Coloured by every other column" in page
     assert page.count('alt="Denoised micrograph') == 1
     assert "No heterogeneity beyond noise" not in page
 
@@ -64,11 +71,31 @@ def test_nothing_found_is_said(project: Path) -> None:
     assert "No heterogeneity beyond noise" in (project / "report" / "index.html").read_text()
 
 
-def test_every_column_that_is_there_has_a_panel() -> None:
+def test_every_column_that_differs_has_a_panel() -> None:
     table = pd.DataFrame(
-        {"emflowLatent1": ["0", "1"], "emflowContrast": ["1", "1.1"], "rlnDefocusU": ["1e4", "2e4"]}
+        {
+            "emflowLatent1": ["0", "1", "2"],
+            "emflowContrast": ["1", "1.1", "1.2"],
+            "rlnDefocusU": ["1e4", "2e4", "2e4"],
+            "rlnMicrographName": ["b.mrc", "a.mrc", "a.mrc"],
+            "emflowMicrographId": ["y", "x", "x"],
+            "mySideColumn": ["0.5", "0.25", "None"],
+            "rlnVoltage": ["300", "300", "300"],
+            "rlnImageName": ["1@a", "2@a", "3@a"],
+        }
     )
-    drawn = draw_latents(table)
+    first, others = columns_of(table)
+    assert first == ["rlnDefocusU", "emflowContrast"]
+    assert others == ["rlnMicrographName", "mySideColumn"]  # neither constants nor text, micrographs once
+    drawn = draw_latents(table, [*first, *others], 3)
     assert drawn is not None
-    assert {ax.get_title() for ax in drawn.axes} >= {"contrast", "defocus (µm)"}
-    assert draw_latents(pd.DataFrame({"emflowParticleId": []})) is None
+    titles = {ax.get_title() for ax in drawn.axes}
+    assert titles >= {"contrast", "defocus (µm)", "mySideColumn", "rlnMicrographName"}
+    assert columns_of(pd.DataFrame({"emflowParticleId": []})) == ([], [])
+    assert draw_latents(table, [], 3) is None
+
+
+def test_defocus_is_shown_in_micrometres_and_micrographs_by_their_order() -> None:
+    table = pd.DataFrame({"rlnDefocusU": ["15000", "None"], "rlnMicrographName": ["b", "a"]})
+    np.testing.assert_allclose(values_of(table, "rlnDefocusU"), [1.5, np.nan])
+    np.testing.assert_array_equal(values_of(table, "rlnMicrographName"), [1, 0])

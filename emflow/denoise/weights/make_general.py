@@ -18,8 +18,8 @@ from pathlib import Path
 
 FIRST_SEED = 1000
 """Seeds below are left to tests, examples and judging."""
-SESSIONS = [index for index in range(22) if index != 13]
-"""Sessions by their number; number 13 could not be simulated when the model was made, so it is left out."""
+SESSIONS = range(22)
+"""Sessions by their number."""
 MICROGRAPHS = 3
 TRAINING = (
     *("--start", "scratch", "--target", "clean", "--contrast", "dark", "--max-micrographs", "1000"),
