@@ -104,7 +104,7 @@ def test_a_changed_setting_reruns_its_step_and_what_follows(tiny, change, spared
 def test_a_model_is_an_input_of_the_validation_and_of_nothing_else(tiny):
     (tiny.folder / "model.pdb").write_text("HEADER    any file, since nothing is run\n")
     words = ("--config", "input={model: model.pdb}")
-    assert tiny.jobs(*words) == {"validate_maps": 1, "report": 1}
+    assert tiny.jobs(*words) == {"validate_maps": 1, "simulate_score": 1, "report": 1}
     said = tiny.call(*tiny.snakemake("--dry-run", "--printshellcmds", *words))
     assert "--model model.pdb" in said
     assert "input: results/tiny/reconstruct/refine/half1.mrc" in said

@@ -26,7 +26,11 @@ rule validate_maps:
         cfg=section("validate.maps"),
         folder=subpath(output.validation, parent=True),
         reconstruct=subpath(input.verdicts, parent=True),
-        model=["--model", project.settings.input.model] if project.settings.input.model else [],
+        model=(
+            ["--model", project.settings.input.model]
+            if project.settings.input.model
+            else []
+        ),
     shell:
         "emflow validate maps {input.half1} {input.half2} {params.folder}"
         " --mask {input.mask} --particles {input.particles} --reconstruct {params.reconstruct} {params.model:q}"
