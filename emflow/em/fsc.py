@@ -8,10 +8,14 @@ two neighbouring shells; a test compares the two.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-_CHUNK = 1 << 22  # elements of a spectrum that are summed at a time
+_CHUNK = 1 << 20  # elements of a spectrum that are summed at a time
+_SLAB = 16  # planes of a spectrum that are turned at a time
 
 
 def shell_index(size: int, ndim: int = 3, *, device: torch.device | None = None) -> Tensor:
@@ -41,12 +45,37 @@ def shell_sum(values: Tensor, index: Tensor) -> Tensor:
     -------
     Tensor (..., n//2 + 1) for ``index`` from :func:`shell_index`.
     """
-    shells = index.shape[0] // 2 + 1
     flat = values.reshape(-1, index.numel())
-    out = torch.zeros(flat.shape[0], shells + 1, dtype=torch.float64, device=values.device)
-    for part, where in zip(flat.split(_CHUNK, 1), index.reshape(-1).split(_CHUNK), strict=True):
-        out.index_add_(1, where, part.double())
-    return out[:, :shells].reshape(*values.shape[: values.ndim - index.ndim], shells)
+    sums = _chunked_sums((flat,), index, lambda part: part)
+    return sums.reshape(*values.shape[: values.ndim - index.ndim], -1)
+
+
+def _chunked_sums(flat: tuple[Tensor, ...], index: Tensor, product: Callable[..., Tensor]) -> Tensor:
+    """Sum ``product`` of tensors (batch, elements) by shell; no temporary is as large as a volume."""
+    shells = index.shape[0] // 2 + 1
+    batch = max(len(values) for values in flat)
+    out = torch.zeros(batch, shells + 1, dtype=torch.float64, device=index.device)
+    where = index.reshape(-1).split(_CHUNK)
+    for at, *parts in zip(where, *(values.split(_CHUNK, 1) for values in flat), strict=True):
+        weights = product(*parts).double()
+        if batch == 1:  # twice as fast as index_add_
+            out += torch.bincount(at, weights[0], minlength=shells + 1)
+        else:
+            out.index_add_(1, at, weights)
+    return out[:, :shells]
+
+
+def shell_cross(spectrum1: Tensor, spectrum2: Tensor, index: Tensor) -> Tensor:
+    """Sum Re(F₁ F₂*) of half-complex spectra (..., *index.shape) by shell: (..., n//2 + 1), float64.
+
+    Leading axes broadcast; with one spectrum twice it is the shells' power.
+    """
+    lead = torch.broadcast_shapes(spectrum1.shape[: -index.ndim], spectrum2.shape[: -index.ndim])
+    flat = tuple(
+        spectrum.expand(*lead, *index.shape).reshape(-1, index.numel()) for spectrum in (spectrum1, spectrum2)
+    )
+    sums = _chunked_sums(flat, index, lambda a, b: a.real * b.real + a.imag * b.imag)
+    return sums.reshape(*lead, -1)
 
 
 def radial_average(values: Tensor, index: Tensor) -> Tensor:
@@ -57,10 +86,14 @@ def radial_average(values: Tensor, index: Tensor) -> Tensor:
 
 def fourier_correlation(spectrum1: Tensor, spectrum2: Tensor, index: Tensor) -> Tensor:
     """Correlate two half-complex spectra (..., *index.shape) by shell; see :func:`fsc`."""
-    product = spectrum1.real * spectrum2.real + spectrum1.imag * spectrum2.imag
-    cross = shell_sum(product, index)
-    power1 = shell_sum(spectrum1.real.square() + spectrum1.imag.square(), index)
-    power2 = shell_sum(spectrum2.real.square() + spectrum2.imag.square(), index)
+    cross = shell_cross(spectrum1, spectrum2, index)
+    return normalised(
+        cross, shell_cross(spectrum1, spectrum1, index), shell_cross(spectrum2, spectrum2, index)
+    )
+
+
+def normalised(cross: Tensor, power1: Tensor, power2: Tensor) -> Tensor:
+    """Divide a cross-spectrum by the root of both powers; 0 where one of them is empty."""
     norm = (power1 * power2).sqrt()
     return torch.where(norm > 0, cross / norm.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
 
@@ -143,9 +176,6 @@ def resolution_at(
 def randomise_phases(volume: Tensor, from_shell: int, generator: torch.Generator) -> Tensor:
     """Replace the phases from a shell on by random ones, keeping every amplitude.
 
-    The phases are those of white noise, so they obey Friedel's symmetry and the amplitudes stay exact
-    (RELION draws them per stored element with C's ``rand``, so its curve differs by a few hundredths).
-
     Parameters
     ----------
     volume
@@ -158,11 +188,30 @@ def randomise_phases(volume: Tensor, from_shell: int, generator: torch.Generator
     Source: Chen et al., Ultramicroscopy 135, 24 (2013).
     """
     spectrum = torch.fft.rfftn(volume, dim=(-3, -2, -1))
-    noise = torch.randn(volume.shape[-3:], generator=generator, dtype=volume.dtype).to(volume.device)
-    phase = torch.fft.rfftn(noise, dim=(-3, -2, -1)).angle()
-    chosen = _radius_squared(volume.shape[-1], 3, volume.device) >= from_shell**2
-    spectrum = torch.where(chosen, torch.polar(spectrum.abs(), phase), spectrum)
-    return torch.fft.irfftn(spectrum, s=tuple(volume.shape[-3:]), dim=(-3, -2, -1))
+    turned = randomise_spectrum(spectrum, from_shell, generator)
+    return torch.fft.irfftn(turned, s=tuple(volume.shape[-3:]), dim=(-3, -2, -1))
+
+
+def randomise_spectrum(spectrum: Tensor, from_shell: int, generator: torch.Generator) -> Tensor:
+    """Turn each phase of a spectrum (n, n, n//2 + 1) from a shell on by a random angle; see :func:`randomise_phases`.
+
+    The angles obey Friedel's symmetry, so the amplitudes stay exact. (RELION draws them per stored element
+    with C's ``rand``, the plane kx = 0 without symmetry; so its curve differs by a few hundredths.) The few
+    elements that are their own mates keep their phase.
+    """
+    n = spectrum.shape[0]
+    angle = torch.rand(spectrum.shape, generator=generator, dtype=spectrum.real.dtype)
+    angle = angle.to(spectrum.device).mul_(2 * math.pi)
+    # in these planes an element's mate is stored too, and must turn the other way
+    for column in {0, n // 2} if n % 2 == 0 else {0}:
+        plane = angle[..., column]
+        angle[..., column] = plane - plane.flip(0, 1).roll((1, 1), (0, 1))
+    angle.mul_(_radius_squared(n, 3, spectrum.device) >= from_shell**2)
+    turned = torch.empty_like(spectrum)
+    one = angle.new_ones(())
+    for out, old, turn in zip(turned.split(_SLAB), spectrum.split(_SLAB), angle.split(_SLAB), strict=True):
+        torch.mul(old, torch.polar(one.expand_as(turn), turn), out=out)
+    return turned
 
 
 def corrected_fsc(masked: Tensor, randomised: Tensor, from_shell: int) -> Tensor:

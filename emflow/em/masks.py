@@ -10,6 +10,8 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+_BACKGROUND_VOXELS = 1_000_000  # voxels that the solvent's statistics are taken from, at least
+
 
 def cosine_edge(distance: Tensor, edge: float) -> Tensor:
     """Return 1 where ``distance`` ≤ 0, 0 where ≥ ``edge``, half a cosine between (a step for ``edge`` 0)."""
@@ -67,7 +69,8 @@ def lowpass(volume: Tensor, voxel_size_angstrom: float, resolution_angstrom: flo
     # the Gaussian is a product over axes: no grid of frequencies is needed
     gz, gx = torch.exp(-falloff * full).to(volume.dtype), torch.exp(-falloff * half).to(volume.dtype)
     spectrum = torch.fft.rfftn(volume, dim=(-3, -2, -1))
-    spectrum = spectrum * gz[:, None, None] * gz[:, None] * gx
+    for factor in (gz[:, None, None], gz[:, None], gx):
+        spectrum *= factor
     return torch.fft.irfftn(spectrum, s=(n, n, n), dim=(-3, -2, -1))
 
 
@@ -87,6 +90,30 @@ class SolventMask:
     """Volume of the mask: the sum of its values."""
     components: int
     """Connected components that were kept."""
+
+
+def _grown(core: np.ndarray, dilate_px: float, edge_px: float) -> Tensor:
+    """Mask that is 1 to ``dilate_px`` from a core (bool, (n, n, n)), with a cosine edge beyond."""
+    reach = math.ceil(dilate_px + edge_px) + 1
+    around = []
+    for axis in range(3):
+        filled = np.flatnonzero(core.any(axis=tuple(a for a in range(3) if a != axis)))
+        around.append(slice(max(0, int(filled[0]) - reach), int(filled[-1]) + reach + 1))
+    where = (around[0], around[1], around[2])
+    distance = torch.from_numpy(ndimage.distance_transform_edt(~core[where])).float()
+    mask = torch.zeros(core.shape)
+    mask[where] = cosine_edge(distance - dilate_px, edge_px)
+    return mask
+
+
+def local_mean(volume: Tensor, width: int) -> Tensor:
+    """Mean over cubes of odd ``width`` about each voxel of (n, n, n), of what lies within the box."""
+    mean = volume[None, None]
+    for axis in range(3):  # a cube's mean is that of three lines
+        kernel, pad = [1, 1, 1], [0, 0, 0]
+        kernel[axis], pad[axis] = width, width // 2
+        mean = torch.nn.functional.avg_pool3d(mean, kernel, 1, pad, count_include_pad=False)
+    return mean[0, 0]
 
 
 def background(values: Tensor) -> tuple[float, float]:
@@ -140,16 +167,19 @@ def solvent_mask(
     then the mask is the inscribed sphere with the same soft edge.
     """
     n = volume.shape[-1]
-    radius = radius_grid(n, device=volume.device)
-    inside = radius <= n / 2 - 1
+    inside = radius_grid(n, device=volume.device) <= n / 2 - 1
     edge_px, dilate_px = edge_angstrom / voxel_size_angstrom, dilate_angstrom / voxel_size_angstrom
     smooth = lowpass(volume, voxel_size_angstrom, lowpass_angstrom)
     values = smooth[inside]
     # a map that was masked before is flat outside: those voxels say nothing about the solvent
-    level, deviation = background(values[values.abs() > 1e-6 * values.abs().amax()])
+    # and of very many voxels an even choice says as much
+    some = values[:: max(1, values.numel() // _BACKGROUND_VOXELS)]
+    level, deviation = background(some[some.abs() > 1e-6 * some.abs().amax()])
     peak = float(torch.topk(values, max(1, values.numel() // 2000)).values[-1])
+    del values, some
     threshold = max(level + threshold_deviations * deviation, level + 0.1 * (peak - level))
     labels, count = ndimage.label(((smooth > threshold) & inside).cpu().numpy())
+    del smooth, inside
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     # a blob smaller than the low-pass can resolve is noise, not a particle
     smallest = (lowpass_angstrom / voxel_size_angstrom) ** 3 / 2
@@ -159,8 +189,8 @@ def solvent_mask(
         mask = soft_sphere(n, n / 2 - 1 - edge_px, edge_px, device=volume.device)
         return SolventMask(mask, False, threshold, 0.0, float(mask.double().sum()) * voxel, 0)
     core = np.isin(labels, keep)
-    distance = torch.from_numpy(ndimage.distance_transform_edt(~core)).float().to(volume.device)
-    mask = cosine_edge(distance - dilate_px, edge_px)
+    del labels
+    mask = _grown(core, dilate_px, edge_px).to(volume.device)
     # the mask ends inside the box: at its border it would cut hard
     mask = mask * soft_sphere(n, n / 2 - 1 - edge_px, edge_px, device=volume.device)
     return SolventMask(

@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
+import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
 from emflow.em.atoms import AtomicModel
 from emflow.em.fsc import fsc, resolution_at
-from emflow.validate import judge
+from emflow.em.symmetry import symmetry_operators
+from emflow.validate import judge, judge_inputs, sanity
 from emflow.validate.angles import judge_coverage
 from emflow.validate.config import ValidateMaps
+from emflow.validate.emdb import fsc_xml
+from emflow.validate.enhanced import noise_field
 from emflow.validate.figures import draw_fsc, draw_map, draw_views
+from emflow.validate.figures_inputs import draw_noise
 from emflow.validate.figures_model import draw_hand
+from emflow.validate.figures_sharpen import draw_guinier
 from emflow.validate.finding import Finding, pool
 from emflow.validate.hand import measure_windings
 from emflow.validate.inputs import Mask, views_of
 from emflow.validate.judge_model import HAND_LIMIT_ANGSTROM, judge_hand, judge_no_map
-from emflow.validate.maps import THRESHOLD, compare_aspherical, compare_halves
+from emflow.validate.maps import THRESHOLD, HalfMapCurves, compare_halves
+from emflow.validate.other_masks import compare_other_masks
+from emflow.validate.overlay import overlay
 from emflow.validate.report_model import score_model
-from emflow.validate.tables import curve_lists, curve_metrics, fsc_tables
+from emflow.validate.sharpen import sharpen
+from emflow.validate.tables import (
+    curve_lists,
+    curve_metrics,
+    fsc_tables,
+    postprocess_tables,
+    sharpening_metrics,
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +59,10 @@ class Evidence:
     """Verdicts of the reconstruction, where its folder was given."""
     unrestored: list[bool]
     """For each half map, whether its file says that it was made from unrestored pixels."""
+    images: list[tuple[float, int]] | None = None
+    """Pixel size (Å) and box of the images of each optics group, where the particle table tells."""
+    proof: dict[str, bool | None] = field(default_factory=dict)
+    """What the reconstruction's files prove of its halves' independence; see ``read_proof``."""
     model: AtomicModel | None = None
     """Atomic model, where one was given; positions relative to the centre n//2, in ångström."""
     model_path: Path | None = None
@@ -63,32 +83,98 @@ class Evidence:
 
 def assess(evidence: Evidence, cfg: ValidateMaps) -> Finding:
     """Look at the evidence in every way there is."""
-    return pool([part(evidence, cfg) for part in (compare, look_at_particles, look_at_model, look_at_hand)])
+    parts = (compare, look_for_faults, look_at_particles, look_at_model, look_at_hand)
+    return pool([part(evidence, cfg) for part in parts])
 
 
 def compare(evidence: Evidence, cfg: ValidateMaps) -> Finding:
-    """FSC curves, resolution, and how far the mask is to blame."""
+    """FSC curves, resolution, how far the mask is to blame; and the sharpened map."""
     voxel, mask = evidence.voxel_size_angstrom, evidence.mask
     curves = compare_halves(*evidence.halves, mask.values, voxel, cfg)
-    aspherical = compare_aspherical(*evidence.halves, mask.values, voxel, cfg)
+    others = compare_other_masks(*evidence.halves, mask.values, voxel, cfg)
     resolution = curves.resolution() if judge.is_resolved(curves) else None
-    return Finding(
+    tables = fsc_tables(curves, others, evidence.paths, mask.path)
+    found = Finding(
         judgements=[
-            judge.judge_resolution(
-                curves, aspherical, cfg.diameter_angstrom or mask.diameter_angstrom, evidence.quoted
-            ),
+            judge.judge_resolution(curves, cfg.diameter_angstrom or mask.diameter_angstrom, evidence.quoted),
             judge.judge_starts(evidence.quoted),
             judge.judge_origin(evidence.unrestored),
             judge.judge_mask(curves, mask.edge_px, mask.description),
             judge.judge_residue(curves),
         ],
-        metrics=curve_metrics(curves, aspherical, resolution, mask),
+        metrics=curve_metrics(curves, others, resolution, mask),
         figures={
-            "fsc": draw_fsc(curves, resolution),
+            "fsc": draw_fsc(curves, resolution, others),
             "map": draw_map(evidence.mean, voxel, mask.values, resolution),
         },
-        details={"mask": mask.description, "curves": curve_lists(curves)},
-        tables={"fsc": fsc_tables(curves, evidence.paths, mask.path)},
+        details={"mask": mask.description, "curves": curve_lists(curves, others)},
+        tables={"fsc": tables},
+        texts={
+            "fsc.xml": fsc_xml(curves.corrected, curves.box * voxel, "Masked FSC, corrected for the mask")
+        },
+    )
+    return pool([found, sharpened_map(evidence, curves, resolution, cfg)])
+
+
+def sharpened_map(
+    evidence: Evidence, curves: HalfMapCurves, resolution: float | None, cfg: ValidateMaps
+) -> Finding:
+    """The map as ``relion_postprocess`` makes it; nothing where the halves agree no more than noise."""
+    if resolution is None:
+        return Finding(metrics=sharpening_metrics(None))
+    halves, mask = evidence.halves, evidence.mask
+    made = sharpen(torch.lerp(*halves, 0.5), curves.corrected, resolution, evidence.voxel_size_angstrom, cfg)
+    return Finding(
+        metrics=sharpening_metrics(made),
+        figures={"guinier": draw_guinier(made)},
+        tables={"postprocess": postprocess_tables(curves, made, evidence.paths, mask.path)},
+        maps={"postprocess": made.volume, "postprocess_masked": made.volume * mask.values},
+    )
+
+
+def look_for_faults(evidence: Evidence, cfg: ValidateMaps) -> Finding:
+    """Whether the half maps are what they claim to be: a pair, raw, and made apart."""
+    half1, half2 = evidence.halves
+    voxel, mask = evidence.voxel_size_angstrom, evidence.mask.values
+    box = half1.shape[-1]
+    order = len(symmetry_operators(cfg.symmetry))
+    fraction = max(float(mask.double().mean()), 1e-4)
+    diameter = cfg.diameter_angstrom or evidence.mask.diameter_angstrom or 0.6 * box * voxel
+    spectra = sanity.pair_spectra(half1, half2)
+    moved = overlay(half1, half2, fraction, diameter / voxel, order, spectra.last_shell)
+    alike = sanity.likeness(spectra)
+    filters = sanity.filtering(half1, half2, spectra)
+    around = sanity.solvent(half1, half2, mask)
+    noise = noise_field(half1, half2, mask, spectra.last_shell)
+    shape = sanity.mask_shape(mask, evidence.mean, spectra.last_shell)
+    return Finding(
+        judgements=[
+            judge_inputs.judge_overlay(moved, voxel),
+            judge_inputs.judge_likeness(alike, sanity.chance_ratio(box, order)),
+            judge_inputs.judge_filtering(filters, spectra.directional.tolist(), box, voxel),
+            judge_inputs.judge_solvent(around, fraction),
+            judge_inputs.judge_contrast(*sanity.skewness(evidence.mean, voxel)),
+            judge_inputs.judge_scale(box, voxel, evidence.images),
+            judge_inputs.judge_rawness(noise),
+            judge_inputs.judge_common(noise),
+            judge_inputs.judge_mask_shape(shape),
+            judge_inputs.judge_records(evidence.proof),
+        ],
+        metrics={
+            "halves_shift_angstrom": math.hypot(*moved.shift_px) * voxel,
+            "halves_rotation_deg": moved.rotation_deg,
+            "halves_mirrored": int(moved.mirrored),
+            "halves_scale": alike.scale,
+            "halves_noise_ratio": min(alike.noise_ratio, 1e6),
+            "noise_contrast": min(noise.contrast, 1e6),
+            "noise_kurtosis": noise.kurtosis,
+            "noise_modulation": filters.modulation,
+            "noise_rise": filters.rise,
+            "solvent_fsc": noise.plateau,
+            "solvent_flat_fraction": None if math.isnan(around.flat_fraction) else around.flat_fraction,
+            "mask_noise_correlation": shape.noise_correlation,
+        },
+        figures={"noise": draw_noise(spectra, noise, box, voxel)},
     )
 
 

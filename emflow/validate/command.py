@@ -20,12 +20,14 @@ from emflow.validate.inputs import (
     Mask,
     check_headers,
     check_pixels,
+    read_image_sizes,
     read_model,
     read_particles,
     read_states,
     read_verdicts,
     read_volume,
 )
+from emflow.validate.inputs_records import read_proof
 from emflow.validate.outputs import write_empty, write_finding
 from emflow.validate.states import judge_state, judge_states, state_metrics, state_table
 
@@ -91,9 +93,11 @@ def maps(
             unrestored=[header.unrestored for header in headers],
             model=read_model(model, headers[0], voxel) if model else None,
             model_path=model,
+            images=read_image_sizes(particles),
+            proof=read_proof(reconstruct, (half1, half2)),
         )
         found = assess(evidence, cfg)
-        write_finding(out, found, voxel)
+        write_finding(out, found, voxel, unrestored=all(evidence.unrestored))
         log.info("%s", found.judgements[0].evidence)
 
 

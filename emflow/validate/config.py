@@ -27,12 +27,20 @@ class HalfMaps(SpecimenSize, SpecimenSymmetry):
 
 
 class ValidateMaps(HalfMaps):
-    """Judge two half maps: Fourier shell correlation, resolution, mask, angular distribution, model."""
+    """Judge two half maps: Fourier shell correlation, resolution, mask, sharpening, angular distribution, model."""
 
     hand: bool = True
     """Ask the map for its hand: whether its α-helices are right-handed, where they are resolved."""
     contour_level: float | None = None
     """With a model: contour of the map at which atoms count as inside; by default the one of the model's volume."""
+    bfactor_angstrom2: float | None = Field(None, ge=-2000, le=2000)
+    """B factor of the sharpened map, in Å²: negative sharpens; by default it is fitted (Guinier plot)."""
+    bfactor_fit_from_angstrom: float = Field(10.0, gt=0, le=100)
+    """Coarsest resolution of the fit of the B factor, in ångström."""
+    bfactor_fit_to_angstrom: float | None = Field(None, gt=0, le=100)
+    """Finest resolution of the fit, in ångström; by default the map's resolution."""
+    lowpass_angstrom: float | None = Field(None, gt=0, le=200)
+    """Low-pass of the sharpened map, in ångström; by default the map's resolution."""
 
 
 class ValidateStates(HalfMaps):

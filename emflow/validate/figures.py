@@ -11,25 +11,40 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from emflow.em.masks import lowpass
-from emflow.figure import BLUE, GREEN, INK, MUTED, ORANGE, figure, styled
+from emflow.figure import BLUE, CLASSES, GREEN, INK, MUTED, ORANGE, RED, figure, styled
 from emflow.validate.angles import fourier_coverage, view_density
+from emflow.validate.band import HALF_BIT, ONE_BIT
 from emflow.validate.maps import THRESHOLD, HalfMapCurves
+from emflow.validate.other_masks import OtherMasks
+
+VIOLET = CLASSES[5]
 
 
 @styled
-def draw_fsc(curves: HalfMapCurves, resolution_angstrom: float | None) -> Figure:
-    """Draw all FSC curves against spatial frequency, with both thresholds and the resolution."""
-    fig = figure(6.6, 3.7)
+def draw_fsc(
+    curves: HalfMapCurves, resolution_angstrom: float | None, others: OtherMasks | None = None
+) -> Figure:
+    """Draw all FSC curves against spatial frequency, with the band, the thresholds and the resolution."""
+    fig = figure(7.2, 4.0)
     ax = fig.add_subplot()
     size = curves.box * curves.voxel_size_angstrom
     x = np.arange(len(curves.unmasked)) / size
-    band = np.minimum(3 * curves.noise_deviation.numpy(), 1)
-    ax.fill_between(x, -band, band, color=MUTED, alpha=0.15, lw=0, label="noise, 3 deviations (unmasked)")
+    noise = np.minimum(3 * curves.noise_deviation.numpy(), 1)
+    ax.fill_between(x, -noise, noise, color=MUTED, alpha=0.15, lw=0, label="noise, 3 deviations (unmasked)")
+    low, high = (limit.numpy() for limit in curves.band())
+    ax.fill_between(x, low, high, color=GREEN, alpha=0.25, lw=0, label="corrected, 95 % band")
     ax.plot(x, curves.unmasked, color=MUTED, label="unmasked")
+    if others is not None:
+        ax.plot(x, others.spherical, color=MUTED, lw=1, ls="-.", label="spherical mask")
+        if others.tight is not None:
+            ax.plot(x, others.tight, color=BLUE, lw=0.9, ls=":", label="tight mask")
     ax.plot(x, curves.masked, color=BLUE, lw=1.1, label="masked")
     if curves.random_from_shell is not None:
         ax.plot(x, curves.randomised, color=ORANGE, lw=1.1, ls="--", label="masked, random phases")
-    ax.plot(x, curves.corrected, color=INK, lw=2, label="corrected")
+    ax.plot(x, curves.corrected, color=INK, lw=1.8, label="corrected")
+    for bits, name, color in ((HALF_BIT, "half-bit threshold", RED), (ONE_BIT, "one-bit threshold", VIOLET)):
+        bound = curves.independent_masked.bit_threshold(bits).numpy()
+        ax.plot(x[bound > 0], bound[bound > 0], color=color, lw=0.9, label=name)
     for level in (THRESHOLD, 0.5):
         ax.axhline(level, color=INK, lw=0.6, ls=":")
         ax.annotate(

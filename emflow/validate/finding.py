@@ -24,6 +24,8 @@ class Finding:
     """What validation.json holds besides the metrics: curves, lists (plain JSON)."""
     tables: dict[str, dict[str, pd.DataFrame]] = field(default_factory=dict)
     """Name of a STAR file → its blocks."""
+    texts: dict[str, str] = field(default_factory=dict)
+    """Name of a text file, with its extension → its content."""
     maps: dict[str, Tensor] = field(default_factory=dict)
     """Name of an MRC file → the map (n, n, n), of the half maps' voxel size."""
 
@@ -33,7 +35,7 @@ def pool(findings: list[Finding]) -> Finding:
     whole = Finding()
     for part in findings:
         whole.judgements.extend(part.judgements)
-        for name in ("metrics", "figures", "details", "tables", "maps"):
+        for name in ("metrics", "figures", "details", "tables", "texts", "maps"):
             into, new = getattr(whole, name), getattr(part, name)
             if twice := into.keys() & new.keys():
                 raise ValueError(f"two parts of the validation both write the {name} {sorted(twice)}")

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from emflow.em.atoms import AtomicModel
-from emflow.em.fsc import fsc
 from emflow.em.masks import solvent_mask
 from emflow.em.symmetry import symmetry_operators
 from emflow.io.atoms import read_model as read_atomic_model
@@ -106,11 +105,21 @@ def check_pixels(paths: tuple[Path, Path], halves: list[Tensor]) -> None:
             raise EmflowError(f"{path}: holds values that are not finite (NaN or infinity).")
         if float(half.max()) == float(half.min()):
             raise EmflowError(f"{path}: is constant; expected a half map.")
-    if bool((fsc(halves[0], halves[1])[1:].abs() > 1 - 1e-9).all()):
+    if _same(halves[0], halves[1]):
         raise EmflowError(
             f"{paths[0]} and {paths[1]} are the same map (or one is a multiple of the other). "
             "Give the two halves of one refinement."
         )
+
+
+def _same(one: Tensor, two: Tensor) -> bool:
+    """Whether two maps are multiples of each other, but for a constant."""
+    sums = torch.zeros(3, dtype=torch.float64, device=one.device)
+    means = [map_.mean(dtype=torch.float64) for map_ in (one, two)]
+    for parts in zip(one.split(16), two.split(16), strict=True):
+        a, b = (part.double() - mean for part, mean in zip(parts, means, strict=True))
+        sums += torch.stack([(a * b).sum(), a.square().sum(), b.square().sum()])
+    return bool(sums[0].abs() > (1 - 1e-9) * (sums[1] * sums[2]).sqrt())
 
 
 def read_volume(path: Path, like: MrcHeader, device: torch.device) -> Tensor:
@@ -143,6 +152,17 @@ def read_particles(path: Path | None) -> pd.DataFrame | None:
             "validated: give the raw particles and the maps made from them."
         )
     return table
+
+
+def read_image_sizes(path: Path | None) -> list[tuple[float, int]] | None:
+    """Pixel size (Å) and box of the images of each optics group; None where the table does not say."""
+    if path is None:
+        return None
+    optics = read_star(path).get("optics")
+    if optics is None or not {"rlnImagePixelSize", "rlnImageSize"} <= set(optics.columns):
+        return None
+    sizes = integers(optics, "rlnImageSize").tolist()
+    return list(zip(floats(optics, "rlnImagePixelSize").tolist(), sizes, strict=True))
 
 
 def views_of(table: pd.DataFrame | None, symmetry: str) -> Tensor | None:

@@ -46,13 +46,16 @@ def split_of(particles: pd.DataFrame) -> HalfSets | None:
 
 
 def is_resolved(curves: HalfMapCurves) -> bool:
-    """Whether the halves agree more than noise does: three shells or more, five standard deviations."""
-    return curves.last_shell() >= 3 and curves.significance() >= 5
+    """Whether the halves agree more than noise does.
+
+    Three shells or more, five standard deviations, and one chance in 200 at most by random signs (which
+    assume nothing about the noise).
+    """
+    return curves.last_shell() >= 3 and curves.significance() >= 5 and curves.sign_probability <= 0.005
 
 
 def judge_resolution(
     curves: HalfMapCurves,
-    aspherical: HalfMapCurves,
     diameter_angstrom: float | None,
     quoted: Sequence[dict[str, str]],
 ) -> Judgement:
@@ -62,8 +65,6 @@ def judge_resolution(
     ----------
     curves
         FSC of the half maps.
-    aspherical
-        The same without their spherically symmetric parts.
     diameter_angstrom
         Diameter of the particle; agreement that is coarser than a quarter of it shows the shape only.
     quoted
@@ -76,12 +77,13 @@ def judge_resolution(
             question,
             "fail",
             f"No resolution: the half maps agree no more than noise would ({curves.significance():.1f} standard "
-            "deviations at the lowest shells; 5 are asked for).",
+            f"deviations at the lowest shells, 5 are asked for; by random signs p = {curves.sign_probability:.1g}).",
             "Do not interpret the map. Look at the picks and the particles first.",
         )
+    masked, unmasked = (_angstrom(curves.resolution(name)) for name in ("masked", "unmasked"))
     evidence = (
-        f"Corrected FSC 0.143 at {resolution:.2f} Å (0.5 at {_angstrom(curves.resolution(threshold=0.5))}; masked "
-        f"{_angstrom(curves.resolution('masked'))}, unmasked {_angstrom(curves.resolution('unmasked'))})."
+        f"Corrected FSC 0.143 at {resolution:.2f} Å ({_interval(curves)}0.5 at "
+        f"{_angstrom(curves.resolution(threshold=0.5))}; masked {masked}, unmasked {unmasked})."
     )
     answer, action = "pass", ""
     if _coarse(curves, diameter_angstrom):
@@ -90,7 +92,7 @@ def judge_resolution(
             f" That is the overall shape of a particle of {diameter_angstrom:.0f} Å, nothing within it."
         )
         action = "Do not interpret detail inside the particle."
-    elif aspherical.significance(curves.last_shell()) < 5:
+    elif curves.significance(curve="aspherical") < 5:
         answer = "warn"
         evidence += (
             " Without the spherically symmetric part little agrees: the map is a ball or a shell so far."
@@ -122,6 +124,12 @@ def judge_resolution(
     return Judgement(question, answer, evidence, action)
 
 
+def _interval(curves: HalfMapCurves) -> str:
+    """Confidence interval of the resolution, in words; empty where the band does not close."""
+    fine, coarse = curves.resolution_interval()
+    return f"95 % band: {fine:.2f} to {coarse:.2f} Å; " if fine is not None and coarse is not None else ""
+
+
 def _coarse(curves: HalfMapCurves, diameter_angstrom: float | None) -> bool:
     """Whether the agreement ends before a quarter of the particle's diameter."""
     resolution = curves.resolution()
@@ -142,7 +150,9 @@ def judge_mask(curves: HalfMapCurves, edge_px: float, description: str) -> Judge
         evidence = f"{description}. The unmasked FSC stays high to Nyquist, so no phases could be randomised."
         return Judgement(question, "unknown", evidence, "Use a smaller voxel, so that the curve can fall.")
     masked, corrected = curves.resolution("masked"), curves.resolution()
-    lifted = masked is not None and (corrected is None or corrected > 1.05 * masked)
+    # one shell is a step of five per cent where there are few: no evidence by itself
+    shells = curves.last_shell("masked") - curves.last_shell()
+    lifted = masked is not None and (corrected is None or (corrected > 1.05 * masked and shells > 1))
     if lifted:
         evidence += f" It moves the resolution from {_angstrom(corrected)} (corrected) to {_angstrom(masked)} (masked)."
     if curves.mask_effect > 0.1 or lifted:

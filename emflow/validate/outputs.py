@@ -11,7 +11,7 @@ import pandas as pd
 
 from emflow.figure import png_bytes
 from emflow.io.atomic import write_bytes, write_text
-from emflow.io.mrc import write_mrc
+from emflow.io.mrc import UNRESTORED_LABEL, write_mrc
 from emflow.io.record import verdict, write_metrics, write_verdicts
 from emflow.io.star import write_star
 from emflow.validate import judge
@@ -20,17 +20,28 @@ from emflow.validate.finding import Finding
 log = logging.getLogger("emflow")
 
 
-def write_finding(out: Path, found: Finding, voxel_size_angstrom: float) -> None:
-    """Write all that was found; the figures of an earlier run that were not drawn again go."""
+SHARPENED = ("postprocess.mrc", "postprocess_masked.mrc", "postprocess.star")
+"""Written only where there is a resolution."""
+
+
+def write_finding(out: Path, found: Finding, voxel_size_angstrom: float, *, unrestored: bool = False) -> None:
+    """Write all that was found; what an earlier run left that does not come again (figures, sharpened maps) goes.
+
+    Maps are marked as made from unrestored pixels where both half maps are (``unrestored``).
+    """
     drawn = {out / "figures" / f"{name}.png": figure for name, figure in found.figures.items()}
     for old in set((out / "figures").glob("*.png")) - drawn.keys():
         old.unlink()
     for path, figure in drawn.items():
         write_bytes(path, png_bytes(figure))
+    _clear_sharpened(out)
+    for name, content in found.texts.items():
+        write_text(out / name, content)
     for name, blocks in found.tables.items():
         write_star(out / f"{name}.star", blocks)
     for name, volume in found.maps.items():
-        write_mrc(out / f"{name}.mrc", volume.cpu().numpy(), voxel_size_angstrom)
+        labels = (UNRESTORED_LABEL,) if unrestored else ()
+        write_mrc(out / f"{name}.mrc", volume.cpu().numpy(), voxel_size_angstrom, labels=labels)
     write_results(out, found.metrics, found.judgements, found.details)
 
 
@@ -38,10 +49,17 @@ def write_empty(out: Path, particles: int | None) -> None:
     """Write the results of a set without particles: nothing to validate."""
     for old in (out / "figures").glob("*.png"):
         old.unlink()
+    _clear_sharpened(out)
+    (out / "fsc.xml").unlink(missing_ok=True)
     columns = pd.Index(["rlnSpectralIndex", "rlnResolution", "rlnFourierShellCorrelationCorrected"])
     write_star(out / "fsc.star", {"fsc": pd.DataFrame([], columns=columns)})
     write_results(out, {"resolution_angstrom": None, "particles": particles}, judge.empty_set(particles), {})
     log.info("Empty half maps: nothing to validate.")
+
+
+def _clear_sharpened(out: Path) -> None:
+    for name in SHARPENED:
+        (out / name).unlink(missing_ok=True)
 
 
 def write_results(
