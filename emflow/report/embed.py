@@ -122,7 +122,7 @@ def map_entry(results: Results, step: str) -> dict[str, Any]:
 def validation_figures(results: Results) -> dict[str, str]:
     """Validate's own figures; without them the FSC of the refinement."""
     figures = {}
-    for name in ("fsc", "views"):
+    for name in ("fsc", "views", "directions", "particles"):
         path = results.path("validate", "figures", f"{name}.png")
         figures[name] = data_uri(path.read_bytes(), "png") if path else ""
     if not figures["fsc"]:

@@ -16,20 +16,27 @@ from emflow.em.fsc import fsc, resolution_at
 from emflow.em.symmetry import symmetry_operators
 from emflow.validate import judge, judge_inputs, sanity
 from emflow.validate.angles import judge_coverage
+from emflow.validate.census import count_particles
 from emflow.validate.config import ValidateMaps
+from emflow.validate.directional import compare_directions, fsc_volume, sum_directions
 from emflow.validate.emdb import fsc_xml
 from emflow.validate.enhanced import noise_field
-from emflow.validate.figures import draw_fsc, draw_map, draw_views
+from emflow.validate.figures import draw_fsc, draw_map
+from emflow.validate.figures_census import draw_particles
+from emflow.validate.figures_direction import draw_cones, draw_views
 from emflow.validate.figures_inputs import draw_noise
 from emflow.validate.figures_model import draw_hand
 from emflow.validate.figures_sharpen import draw_guinier
 from emflow.validate.finding import Finding, pool
 from emflow.validate.hand import measure_windings
-from emflow.validate.inputs import Mask, views_of
+from emflow.validate.inputs import Mask
+from emflow.validate.judge_census import judge_census, judge_halves
+from emflow.validate.judge_directions import FEW, cone_lists, direction_metrics, judge_directions
 from emflow.validate.judge_model import HAND_LIMIT_ANGSTROM, judge_hand, judge_no_map
 from emflow.validate.maps import THRESHOLD, HalfMapCurves, compare_halves
 from emflow.validate.other_masks import compare_other_masks
 from emflow.validate.overlay import overlay
+from emflow.validate.poses import views_of
 from emflow.validate.report_model import score_model
 from emflow.validate.sharpen import sharpen
 from emflow.validate.tables import (
@@ -55,6 +62,8 @@ class Evidence:
     mask: Mask
     particles: pd.DataFrame | None
     """Particle table (text columns), where one was given."""
+    optics: pd.DataFrame | None
+    """Its optics groups, where it has them."""
     quoted: list[dict[str, str]]
     """Verdicts of the reconstruction, where its folder was given."""
     unrestored: list[bool]
@@ -83,7 +92,7 @@ class Evidence:
 
 def assess(evidence: Evidence, cfg: ValidateMaps) -> Finding:
     """Look at the evidence in every way there is."""
-    parts = (compare, look_for_faults, look_at_particles, look_at_model, look_at_hand)
+    parts = (compare, look_for_faults, take_census, look_at_directions, look_at_model, look_at_hand)
     return pool([part(evidence, cfg) for part in parts])
 
 
@@ -94,9 +103,13 @@ def compare(evidence: Evidence, cfg: ValidateMaps) -> Finding:
     others = compare_other_masks(*evidence.halves, mask.values, voxel, cfg)
     resolution = curves.resolution() if judge.is_resolved(curves) else None
     tables = fsc_tables(curves, others, evidence.paths, mask.path)
+    quoted = list(evidence.quoted)
+    record = judge_inputs.judge_records(evidence.proof)
+    if record.answer == "fail":  # no resolution stands on halves that are known to share something
+        quoted.append(verdict_row(record))
     found = Finding(
         judgements=[
-            judge.judge_resolution(curves, cfg.diameter_angstrom or mask.diameter_angstrom, evidence.quoted),
+            judge.judge_resolution(curves, cfg.diameter_angstrom or mask.diameter_angstrom, quoted),
             judge.judge_starts(evidence.quoted),
             judge.judge_origin(evidence.unrestored),
             judge.judge_mask(curves, mask.edge_px, mask.description),
@@ -114,6 +127,11 @@ def compare(evidence: Evidence, cfg: ValidateMaps) -> Finding:
         },
     )
     return pool([found, sharpened_map(evidence, curves, resolution, cfg)])
+
+
+def verdict_row(judgement: judge.Judgement) -> dict[str, str]:
+    """Return a judgement as a row of ``verdicts.json``."""
+    return dict(zip(("question", "verdict", "evidence", "action"), judgement, strict=True))
 
 
 def sharpened_map(
@@ -178,21 +196,39 @@ def look_for_faults(evidence: Evidence, cfg: ValidateMaps) -> Finding:
     )
 
 
-def look_at_particles(evidence: Evidence, cfg: ValidateMaps) -> Finding:
-    """Half-sets and directions of view, as the particle table has them."""
+def look_at_directions(evidence: Evidence, cfg: ValidateMaps) -> Finding:
+    """Preferred orientation: what the angles say, and what the map says by itself."""
     table = evidence.particles
-    split = judge.split_of(table) if table is not None else None
-    views = views_of(table, cfg.symmetry)
+    views = views_of(table, cfg.symmetry) if table is not None else None
     coverage = judge_coverage(views) if views is not None else None
+    sums = sum_directions(*evidence.halves, evidence.mask.values, evidence.voxel_size_angstrom)
+    cones = compare_directions(sums)
+    figures = {"views": draw_views(views)} if views is not None else {}
     return Finding(
-        judgements=[judge.judge_halves(split), judge.judge_views(coverage)],
-        metrics={
-            "half1_particles": split.half1 if split else None,
-            "half2_particles": split.half2 if split else None,
-            "sampling_factor": coverage.factor if coverage else None,
-            "empty_directions_fraction": coverage.empty_fraction if coverage else None,
-        },
-        figures={"views": draw_views(views)} if views is not None else {},
+        judgements=[judge_directions(coverage, cones)],
+        metrics=direction_metrics(coverage, cones),
+        figures=figures | ({"directions": draw_cones(cones)} if cones is not None else {}),
+        details={"cones": cone_lists(cones)} if cones is not None else {},
+        maps={"3dfsc": fsc_volume(sums, cones.band_shell)} if cones is not None else {},
+    )
+
+
+def take_census(evidence: Evidence, cfg: ValidateMaps) -> Finding:
+    """Halves, doubles, poses, defoci and weights, as the particle table has them."""
+    table, optics = evidence.particles, evidence.optics
+    if table is None or not len(table):
+        return Finding(judgements=[judge_halves(None)])
+    mask = evidence.mask
+    ball = (6 / math.pi * mask.volume_angstrom3) ** (1 / 3)
+    diameter = cfg.diameter_angstrom or mask.diameter_angstrom or ball
+    census = count_particles(table, optics, diameter, cfg.double_distance_fraction * diameter, cfg.symmetry)
+    views = views_of(table, cfg.symmetry)
+    factor = judge_coverage(views).factor if views is not None and views.particles >= FEW else None
+    return Finding(
+        judgements=judge_census(census, factor),
+        metrics=census.metrics(),
+        figures={"particles": draw_particles(table, optics)},
+        tables={"flagged": {"particles": census.flagged(table)}},
     )
 
 

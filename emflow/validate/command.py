@@ -20,7 +20,7 @@ from emflow.validate.inputs import (
     Mask,
     check_headers,
     check_pixels,
-    read_image_sizes,
+    image_sizes,
     read_model,
     read_particles,
     read_states,
@@ -75,7 +75,7 @@ def maps(
         headers = [read_header(half1), read_header(half2)]
         voxel = check_headers((half1, half2), headers, cfg.voxel_size_angstrom)
         halves = [torch.from_numpy(read_mrc(path)).to(device) for path in (half1, half2)]
-        table = read_particles(particles)
+        table, optics = read_particles(particles)
         quoted = read_verdicts(reconstruct)
         if not any(bool(half.any()) for half in halves):
             write_empty(out, len(table) if table is not None else None)
@@ -89,11 +89,12 @@ def maps(
             voxel_size_angstrom=voxel,
             mask=Mask.read(mask, headers[0], voxel, device) if mask else Mask.make(mean, voxel, cfg),
             particles=table,
+            optics=optics,
             quoted=quoted,
             unrestored=[header.unrestored for header in headers],
             model=read_model(model, headers[0], voxel) if model else None,
             model_path=model,
-            images=read_image_sizes(particles),
+            images=image_sizes(optics),
             proof=read_proof(reconstruct, (half1, half2)),
         )
         found = assess(evidence, cfg)

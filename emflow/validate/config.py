@@ -42,6 +42,9 @@ class ValidateMaps(HalfMaps):
     lowpass_angstrom: float | None = Field(None, gt=0, le=200)
     """Low-pass of the sharpened map, in ångström; by default the map's resolution."""
 
+    double_distance_fraction: float = Field(0.2, gt=0, lt=1)
+    """Particles of one micrograph closer than this fraction of the diameter count as one that was picked twice."""
+
 
 class ValidateStates(HalfMaps):
     """Judge each state of a heterogeneity analysis by its own half maps."""

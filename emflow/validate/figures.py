@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from emflow.em.masks import lowpass
 from emflow.figure import BLUE, CLASSES, GREEN, INK, MUTED, ORANGE, RED, figure, styled
-from emflow.validate.angles import fourier_coverage, view_density
 from emflow.validate.band import HALF_BIT, ONE_BIT
 from emflow.validate.maps import THRESHOLD, HalfMapCurves
 from emflow.validate.other_masks import OtherMasks
@@ -101,38 +99,6 @@ def resolution_axis(ax: Axes, limit: float, start: float = 0.0) -> None:
     ax.set_xlim(start, limit)
     ax.set_xticks([1 / v for v in ticks], [f"{v:g}" for v in ticks])
     ax.set_xlabel("Resolution (Å)")
-
-
-@styled
-def draw_views(views: Tensor) -> Figure:
-    """Draw where the particles are seen from, and how well their slices fill Fourier space."""
-    fig = figure(7.2, 2.5)
-    density, coverage = _on_grid(views, view_density), _on_grid(views, fourier_coverage)
-    titles = (f"Directions of view, {len(views)} views", "Slices through each Fourier direction")
-    for column, (title, values) in enumerate(zip(titles, (density, coverage), strict=True)):
-        ax = fig.add_subplot(1, 2, column + 1, projection="mollweide")
-        edges_x, edges_y = np.linspace(-np.pi, np.pi, 91), np.linspace(-np.pi / 2, np.pi / 2, 46)
-        top = max(2.0, float(np.percentile(values, 99.5)))
-        image = ax.pcolormesh(edges_x, edges_y, values, cmap="viridis", vmin=0, vmax=top, rasterized=True)
-        ax.set_xticks(np.radians([-120, -60, 0, 60, 120]), ["-120°", "-60°", "rot 0°", "60°", "120°"])
-        ax.set_yticks(np.radians([-60, 0, 60]), ["tilt 150°", "90°", "30°"])
-        ax.tick_params(labelsize=6.5, colors="white", axis="x")
-        ax.tick_params(labelsize=6.5, axis="y")
-        ax.set_title(title, pad=8)
-        bar = fig.colorbar(image, ax=ax, shrink=0.75, pad=0.03)
-        bar.ax.tick_params(labelsize=7)
-        bar.set_label("relative to uniform", fontsize=7)
-    return fig
-
-
-def _on_grid(views: Tensor, function: object) -> np.ndarray:
-    """Evaluate a density on a grid of 45 latitudes and 90 longitudes."""
-    latitude = torch.deg2rad(torch.arange(-88.0, 90, 4, dtype=torch.float64))
-    longitude = torch.deg2rad(torch.arange(-178.0, 180, 4, dtype=torch.float64))
-    la, lo = torch.meshgrid(latitude, longitude, indexing="ij")
-    directions = torch.stack([la.cos() * lo.cos(), la.cos() * lo.sin(), la.sin()], -1).reshape(-1, 3)
-    assert callable(function)
-    return np.asarray(function(views, directions).reshape(la.shape))
 
 
 @styled

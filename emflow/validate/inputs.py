@@ -14,12 +14,10 @@ from torch import Tensor
 
 from emflow.em.atoms import AtomicModel
 from emflow.em.masks import solvent_mask
-from emflow.em.symmetry import symmetry_operators
 from emflow.io.atoms import read_model as read_atomic_model
 from emflow.io.mrc import MrcHeader, read_header, read_mrc
 from emflow.io.star import floats, integers, read_star, read_table
 from emflow.step import EmflowError
-from emflow.validate.angles import symmetric_views, view_directions
 from emflow.validate.config import HalfMaps
 from emflow.validate.maps import mask_edge_width
 
@@ -137,10 +135,10 @@ def read_model(path: Path, half: MrcHeader, voxel: float) -> AtomicModel:
     return model.moved(np.eye(3), -centre)
 
 
-def read_particles(path: Path | None) -> pd.DataFrame | None:
-    """Read the particle block of a STAR; refuse restored particles."""
+def read_particles(path: Path | None) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
+    """Read the particle block of a STAR, and its optics groups where it has them; refuse restored particles."""
     if path is None:
-        return None
+        return None, None
     tables = read_star(path)
     name = next((block for block in ("particles", "images", "") if block in tables), None)
     if name is None:
@@ -151,29 +149,15 @@ def read_particles(path: Path | None) -> pd.DataFrame | None:
             f"{path}: holds denoised or otherwise restored particles (emflowRestored). Maps from them cannot be "
             "validated: give the raw particles and the maps made from them."
         )
-    return table
+    return table, tables.get("optics")
 
 
-def read_image_sizes(path: Path | None) -> list[tuple[float, int]] | None:
+def image_sizes(optics: pd.DataFrame | None) -> list[tuple[float, int]] | None:
     """Pixel size (Å) and box of the images of each optics group; None where the table does not say."""
-    if path is None:
-        return None
-    optics = read_star(path).get("optics")
     if optics is None or not {"rlnImagePixelSize", "rlnImageSize"} <= set(optics.columns):
         return None
     sizes = integers(optics, "rlnImageSize").tolist()
     return list(zip(floats(optics, "rlnImagePixelSize").tolist(), sizes, strict=True))
-
-
-def views_of(table: pd.DataFrame | None, symmetry: str) -> Tensor | None:
-    """Directions of view of the particles under all rotations of the point group; None without angles."""
-    if table is None or not len(table) or not {"rlnAngleRot", "rlnAngleTilt"} <= set(table.columns):
-        return None
-    angles = [torch.from_numpy(floats(table, f"rlnAngle{name}")) for name in ("Rot", "Tilt")]
-    views = view_directions(angles[0], angles[1])
-    if symmetry != "C1":
-        views = symmetric_views(views, symmetry_operators(symmetry))
-    return views
 
 
 def read_verdicts(folder: Path | None) -> list[dict[str, str]]:

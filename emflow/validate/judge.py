@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
-from emflow.validate.angles import Coverage
 from emflow.validate.maps import HalfMapCurves
 
 RANK = {"pass": 0, "warn": 1, "fail": 2}
@@ -22,27 +20,6 @@ class Judgement(NamedTuple):
     answer: str
     evidence: str
     action: str = ""
-
-
-class HalfSets(NamedTuple):
-    """How the particles are split into halves."""
-
-    half1: int
-    half2: int
-    shared_micrographs: int
-    """Micrographs with particles in both halves."""
-
-
-def split_of(particles: pd.DataFrame) -> HalfSets | None:
-    """Count the halves of a particle table (rlnRandomSubset); None if it does not say."""
-    name = next((c for c in ("emflowMicrographId", "rlnMicrographName") if c in particles), None)
-    if "rlnRandomSubset" not in particles or name is None:
-        return None
-    half = particles["rlnRandomSubset"].astype(str)
-    halves_per_micrograph = half.groupby(particles[name].to_numpy()).nunique()
-    return HalfSets(
-        int((half == "1").sum()), int((half == "2").sum()), int((halves_per_micrograph > 1).sum())
-    )
 
 
 def is_resolved(curves: HalfMapCurves) -> bool:
@@ -184,32 +161,6 @@ def judge_residue(curves: HalfMapCurves) -> Judgement:
     return Judgement(question, "pass", evidence)
 
 
-def judge_halves(split: HalfSets | None) -> Judgement:
-    """Say whether the halves are independent by micrograph, and balanced."""
-    question = "Are the half-sets independent?"
-    if split is None:
-        return Judgement(
-            question,
-            "unknown",
-            "No particle table with micrographs and half-sets was given.",
-            "Give --particles.",
-        )
-    evidence = f"{split.half1} and {split.half2} particles"
-    if split.shared_micrographs:
-        return Judgement(
-            question,
-            "warn",
-            f"{evidence}; {split.shared_micrographs} micrographs have particles in both halves, so overlapping "
-            "boxes share their noise.",
-            "Split by micrograph and refine again.",
-        )
-    if min(split.half1, split.half2) < 0.25 * (split.half1 + split.half2):
-        return Judgement(
-            question, "warn", f"{evidence}; each micrograph belongs to one half.", "Balance the halves."
-        )
-    return Judgement(question, "pass", f"{evidence}; each micrograph belongs to one half.")
-
-
 def judge_starts(quoted: Sequence[dict[str, str]]) -> Judgement:
     """Say whether anything is known about how independent the two refinements were.
 
@@ -251,21 +202,6 @@ def judge_origin(known: Sequence[bool]) -> Judgement:
         "The files carry no mark of their origin. Denoised images would raise the FSC without more signal.",
         "Make sure that the half maps are raw: no denoising, no sharpening, no filter.",
     )
-
-
-def judge_views(coverage: Coverage | None) -> Judgement:
-    """Say whether the views fill Fourier space."""
-    question = "Are enough directions seen?"
-    if coverage is None:
-        return Judgement(question, "unknown", "No particle table with angles was given.", "Give --particles.")
-    evidence = (
-        f"Sampling compensation factor {coverage.factor:.2f} (uniform: 1; 0.81 is enough); "
-        f"{100 * coverage.empty_fraction:.1f} % of the Fourier directions are nearly empty."
-    )
-    if coverage.factor < 0.81 or coverage.empty_fraction > 0.02:
-        action = "The map is smeared along missing directions: collect tilted data, or other supports."
-        return Judgement(question, "warn", evidence, action)
-    return Judgement(question, "pass", evidence)
 
 
 def empty_set(particles: int | None) -> list[Judgement]:

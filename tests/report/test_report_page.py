@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from emflow.figure import figure, png_bytes
 from emflow.io.record import verdict, write_verdicts
 from emflow.io.star import read_star, write_star
 from emflow.report.command import report
@@ -195,6 +196,16 @@ def test_no_resolution_is_said_first(project: Path) -> None:
     assert "No resolution: the half maps of 45 particles" in Page(make(project)[0]).text
     (project / "validate" / "metrics.json").write_text('{"resolution_angstrom": null, "particles": 45}')
     assert "Too few particles for a map: 45 particles from 6" in Page(make(project)[0]).text
+
+
+@pytest.mark.parametrize("name", ["directions", "particles"])
+def test_figures_of_directions_and_particles_are_shown_where_there_are_any(project: Path, name: str) -> None:
+    captions = {"directions": "within cones of 20°", "particles": "The particle table:"}
+    assert captions[name] not in Page(make(project)[0]).text
+    folder = project / "validate" / "figures"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.png").write_bytes(png_bytes(figure(1, 1)))
+    assert captions[name] in Page(make(project)[0]).text
 
 
 def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:

@@ -141,10 +141,15 @@ def _verdicts(
     made = Mask.make(mean, pair.voxel, cfg)
     if mask is not None:
         made = Mask(mask, "Mask of the test", mask_edge_width(mask), 0.0, pair.diameter, Path("mask.mrc"))
+    given: dict[str, Any] = {"particles": None, "optics": None, "quoted": [], "unrestored": [False, False]}
     evidence = Evidence(
-        (Path("half1.mrc"), Path("half2.mrc")), (pair.half1, pair.half2), mean, pair.voxel, made,
-        more.pop("particles", None), [], [False, False], **more,
-    )  # fmt: skip
+        paths=(Path("half1.mrc"), Path("half2.mrc")),
+        halves=(pair.half1, pair.half2),
+        mean=mean,
+        voxel_size_angstrom=pair.voxel,
+        mask=made,
+        **(given | more),
+    )
     found = pool([part(evidence, cfg) for part in parts or (look_for_faults,)])
     return {row.question: row for row in found.judgements}
 

@@ -80,7 +80,7 @@ def test_resolution_is_where_the_signal_falls_below_a_sixth_of_the_noise(tmp_pat
     np.testing.assert_allclose(curve, fsc(*halves(crossing)).numpy(), atol=1e-6)
     assert floats(table["general"], "rlnFinalResolution")[0] == pytest.approx(metrics["resolution_angstrom"])
     names = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
-    assert names >= {"fsc.png", "guinier.png", "map.png", "noise.png"}
+    assert names == {"fsc.png", "guinier.png", "map.png", "noise.png", "directions.png"}
 
 
 @pytest.mark.parametrize("kind", ["white", "smooth", "masked"])
@@ -239,7 +239,7 @@ def test_equal_input_gives_equal_bytes(tmp_path: Path) -> None:
     assert set(contents[0]) == {
         "validation.json", "metrics.json", "verdicts.json", "fsc.star", "fsc.xml", "fsc.png", "map.png", "views.png",
         "postprocess.star", "postprocess.mrc", "postprocess_masked.mrc", "guinier.png",
-        "noise.png",
+        "noise.png", "directions.png", "particles.png", "3dfsc.mrc", "flagged.star",
     }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from emflow.device import generator
 from emflow.em.masks import solvent_mask
 from emflow.io.mrc import write_mrc
 from emflow.step import EmflowError
-from emflow.validate.assess import compare, look_at_particles, look_for_faults
+from emflow.validate.assess import compare, look_at_directions, look_for_faults, take_census
 from emflow.validate.command import maps
 from emflow.validate.inputs_records import read_proof
 
@@ -27,7 +27,7 @@ Make = Callable[..., Any]
 
 CLEAN = [
     {},
-    {"box": 48, "voxel": 3.5, "mass": 250, "diameter": 110},
+    {"box": 48, "voxel": 3.5, "mass": 250, "diameter": 110, "bfactor": 250.0},
     {"box": 72, "voxel": 2.0, "mass": 80, "diameter": 75},
     {"symmetry": "C4", "mass": 60, "diameter": 55},
     {"symmetry": "D2", "mass": 60, "diameter": 55, "box": 72},
@@ -48,7 +48,8 @@ def test_no_alarm_on_a_clean_set(simulate_pair: Make, number: int, verdicts: Mak
         pair,
         compare,
         look_for_faults,
-        look_at_particles,
+        take_census,
+        look_at_directions,
         symmetry=pair.symmetry,
         particles=table,
         images=images,
@@ -258,13 +259,16 @@ def test_einstein_from_noise_does_not_pass(
     faked = pair.with_halves(*halves)
     assert float((halves[0] * halves[1]).sum() / halves[0].norm() / halves[1].norm()) > 0.02
     rows = verdicts(faked, compare, look_for_faults)
-    assert row(rows, "which resolution").answer != "pass"
+    # nothing in the two maps tells: what would, is said to be unknown
     assert row(rows, "on record").answer == "unknown"
+    assert row(rows, "shared start").answer == "unknown"
     # its own files give it away: one first map for both
     folder = fake_reconstruction(tmp_path, halves, (pair.signal, pair.signal))
     proof = read_proof(folder, (folder / "half1.mrc", folder / "half2.mrc"))
-    caught = row(verdicts(faked, proof=proof), "on record")
+    rows = verdicts(faked, compare, look_for_faults, proof=proof)
+    caught = row(rows, "on record")
     assert caught.answer == "fail"
+    assert row(rows, "which resolution").answer == "fail"
     assert "different first maps" in caught.evidence
 
 
@@ -293,11 +297,13 @@ def views(count: int, reach: float) -> pd.DataFrame:
 
 def test_preferred_orientation(simulate_pair: Make, verdicts: Make, row: Make) -> None:
     pair = simulate_pair(1, **CLEAN[1])
-    assert row(verdicts(pair, look_at_particles, particles=views(400, 0.05)), "enough directions").answer in (
+    assert row(
+        verdicts(pair, look_at_directions, particles=views(400, 0.05)), "enough directions"
+    ).answer in (
         "warn",
         "fail",
     )
     assert (
-        row(verdicts(pair, look_at_particles, particles=views(400, 1.0)), "enough directions").answer
+        row(verdicts(pair, look_at_directions, particles=views(400, 1.0)), "enough directions").answer
         == "pass"
     )
