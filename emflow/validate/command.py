@@ -30,6 +30,7 @@ from emflow.validate.inputs import (
     check_headers,
     check_pixels,
     image_sizes,
+    read_model,
     read_pair,
     read_particles,
     read_single,
@@ -68,10 +69,11 @@ def maps(
     run: Run = Run(),
     map_: Annotated[Path | None, Parameter(name="--map")] = None,
     mask: Path | None = None,
+    model: Path | None = None,
     particles: Path | None = None,
     reconstruct: Path | None = None,
 ) -> None:
-    """Judge two half maps: FSC, resolution, mask, half-sets, angular distribution.
+    """Judge two half maps: FSC, resolution, mask, half-sets, angular distribution, hand, atomic model.
 
     Parameters
     ----------
@@ -85,13 +87,15 @@ def maps(
         Combined map, for the pictures; by default the mean of the halves.
     mask
         Mask with values 0 to 1 (MRC); by default one is made from the mean of the halves.
+    model
+        Atomic model (PDB or mmCIF), which is placed as a rigid body if need be.
     particles
         Particle STAR with angles and half-sets.
     reconstruct
         Folder of the reconstruction, whose verdicts are taken into account.
     """
     device = prepare(run)
-    given = [path for path in (half1, half2, map_, mask, particles) if path is not None]
+    given = [path for path in (half1, half2, map_, mask, model, particles) if path is not None]
     with Record("validate.maps", cfg, run, inputs=given):
         headers = [read_header(half1), read_header(half2)]
         voxel = check_headers((half1, half2), headers, cfg.voxel_size_angstrom)
@@ -113,6 +117,8 @@ def maps(
             optics=optics,
             quoted=quoted,
             unrestored=[header.unrestored for header in headers],
+            model=read_model(model, headers[0], voxel) if model else None,
+            model_path=model,
             images=image_sizes(optics),
             proof=read_proof(reconstruct, (half1, half2)),
         )

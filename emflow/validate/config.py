@@ -32,8 +32,12 @@ class HalfMaps(MaskedMaps, SpecimenSize, SpecimenSymmetry):
 
 
 class ValidateMaps(HalfMaps):
-    """Judge two half maps: Fourier shell correlation, resolution, mask, sharpening, angular distribution."""
+    """Judge two half maps: Fourier shell correlation, resolution, mask, sharpening, angular distribution, model."""
 
+    hand: bool = True
+    """Ask the map for its hand: whether its α-helices are right-handed, where they are resolved."""
+    contour_level: float | None = None
+    """With a model: contour of the map at which atoms count as inside; by default the one of the model's volume."""
     bfactor_angstrom2: float | None = Field(None, ge=-2000, le=2000)
     """B factor of the sharpened map, in Å²: negative sharpens; by default it is fitted (Guinier plot)."""
     bfactor_fit_from_angstrom: float = Field(10.0, gt=0, le=100)

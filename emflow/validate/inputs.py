@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from emflow.em.atoms import AtomicModel
 from emflow.em.masks import solvent_mask
+from emflow.io.atoms import read_model as read_atomic_model
 from emflow.io.mrc import MrcHeader, read_header, read_mrc
 from emflow.io.star import floats, integers, read_star, read_table
 from emflow.step import EmflowError
@@ -150,6 +153,13 @@ def read_volume(path: Path, like: MrcHeader, device: torch.device) -> Tensor:
     if values.shape != like.shape:
         raise EmflowError(f"{path}: has shape {values.shape}, the half maps have {like.shape}.")
     return torch.from_numpy(values).to(device)
+
+
+def read_model(path: Path, half: MrcHeader, voxel: float) -> AtomicModel:
+    """Read an atomic model; positions relative to the centre n//2 of the half maps, as the first one's header has it."""
+    model = read_atomic_model(path)
+    centre = np.array(half.origin_angstrom) + half.shape[0] // 2 * voxel
+    return model.moved(np.eye(3), -centre)
 
 
 def read_particles(path: Path | None) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:

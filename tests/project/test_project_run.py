@@ -102,6 +102,18 @@ def test_a_changed_setting_reruns_its_step_and_what_follows(tiny, change, spared
     assert {rule: count for rule, count in EVERYTHING.items() if rule not in spared} == jobs
 
 
+def test_a_model_is_an_input_of_the_validation_and_of_nothing_else(tiny):
+    (tiny.folder / "model.pdb").write_text("HEADER    any file, since nothing is run\n")
+    words = ("--config", "input={model: model.pdb}")
+    assert tiny.jobs(*words) == {"validate_maps": 1, "simulate_score": 1, "report": 1}
+    said = tiny.call(*tiny.snakemake("--dry-run", "--printshellcmds", *words))
+    assert "--model model.pdb" in said
+    assert "input: results/tiny/reconstruct/refine/half1.mrc" in said
+    missing = tiny.call(*tiny.snakemake("--dry-run", "--config", "input={model: none.pdb}"), code=1)
+    assert "none.pdb" in missing
+    assert "--model" not in tiny.call(*tiny.snakemake("--dry-run", "--printshellcmds", "--forceall"))
+
+
 def test_a_plan_names_the_changed_setting(tiny):
     said = tiny.call("emflow", "plan", "run.yaml", "simulate={score: {match_radius: 0.3}}")
     assert "2 of 28 jobs would run" in said

@@ -1,4 +1,4 @@
-# Judge the half maps: unmasked, masked and phase-randomised FSC, resolution, angular coverage.
+# Judge the half maps: unmasked, masked and phase-randomised FSC, resolution, angular coverage, hand, model.
 
 
 rule validate_maps:
@@ -8,6 +8,7 @@ rule validate_maps:
         mask="<results>/reconstruct/refine/mask.mrc",
         particles="<results>/reconstruct/refine/particles.star",
         verdicts="<results>/reconstruct/refine/verdicts.json",
+        model=[project.settings.input.model] if project.settings.input.model else [],
     output:
         validation="<results>/validate/validation.json",
         fsc="<results>/validate/fsc.star",
@@ -25,9 +26,14 @@ rule validate_maps:
         cfg=section("validate.maps"),
         folder=subpath(output.validation, parent=True),
         reconstruct=subpath(input.verdicts, parent=True),
+        model=(
+            ["--model", project.settings.input.model]
+            if project.settings.input.model
+            else []
+        ),
     shell:
         "emflow validate maps {input.half1} {input.half2} {params.folder}"
-        " --mask {input.mask} --particles {input.particles} --reconstruct {params.reconstruct}"
+        " --mask {input.mask} --particles {input.particles} --reconstruct {params.reconstruct} {params.model:q}"
         " --json {params.cfg:q} --threads {threads} --record {log}"
 
 
