@@ -26,7 +26,7 @@ from emflow.em.masks import cosine_edge, solvent_mask
 
 PITCH_ANGSTROM = 5.4
 CLAIM = 0.95
-"""Probability from which a hand is claimed; see docs/validate.md for how often that errs."""
+"""Probability from which a hand is claimed; see docs/validate-model.md for how often that errs."""
 _UNRESOLVED_SIGMA = 1.1
 _ROD_VOXEL, _ROD_RESOLUTION = 3.0, 6.5  # Å: of the map in which rods are sought
 _FINE_VOXEL, _FINEST_RESOLUTION = 1.35, 3.8  # Å: of the map whose winding is measured
