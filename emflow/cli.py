@@ -84,11 +84,15 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "maps": "FSC, resolution and angular coverage of two half maps.",
             "states": "Resolution of each state of a heterogeneity analysis, by its own half maps.",
+            "local": "Local resolution of two half maps, or of one map, and the map filtered by it.",
+            "particles": "Over-fitting, agreement of each image with the map, resolution against number.",
+            "noise-control": "Replace the fine detail of every image by noise, to refine again as a control.",
+            "noise-compare": "Compare a refinement with that of its noise control.",
         },
     ),
 }
 """Room → its help and its verbs; each verb is the function of that name in ``emflow.<room>.command``
-(with an underscore behind a name that Python keeps for itself: ``import_``)."""
+(with an underscore for a hyphen, and one behind a name that Python keeps for itself: ``import_``)."""
 
 PROJECT_COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("emflow.project.command:init", "Write a commented configuration for a folder of micrographs."),
@@ -114,7 +118,7 @@ def build_app(chosen: Sequence[str] = ()) -> App:
     for room, (about, verbs) in COMMANDS.items():
         group = App(name=room, help=about)
         for verb, line in verbs.items():
-            function = f"{verb}_" if keyword.iskeyword(verb) else verb
+            function = f"{verb}_" if keyword.iskeyword(verb) else verb.replace("-", "_")
             listed = {} if list(chosen[:2]) == [room, verb] else {"help": line}
             group.command(f"emflow.{room}.command:{function}", name=verb, **listed)
         app.command(group)
@@ -143,7 +147,7 @@ def take_settings(tokens: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
         if name == "--json":
             settings |= _from_json(value)
         else:
-            settings |= _from_configuration(value, ".".join(tokens[:2]))
+            settings |= _from_configuration(value, ".".join(tokens[:2]).replace("-", "_"))
     return rest, settings
 
 

@@ -44,6 +44,8 @@ class Input(StepConfig):
     """Somebody's CTF: a STAR table (RELION's columns), matched by base name; replaces the CTF step."""
     picks: str | None = None
     """Somebody's picks: a particle STAR with coordinates, matched by base name; replaces the picking step."""
+    model: str | None = None
+    """Atomic model of the specimen (PDB or mmCIF): the validation compares the map with it, nothing else reads it."""
     truth: str | None = None
     """Folder with the truth of a simulated session, to score the results against."""
 

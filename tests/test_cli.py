@@ -22,7 +22,11 @@ VERBS = [(room, verb) for room, (_, verbs) in cli.COMMANDS.items() for verb in v
 
 def _function(room: str, verb: str):
     module = importlib.import_module(f"emflow.{room}.command")
-    return getattr(module, f"{verb}_" if keyword.iskeyword(verb) else verb)
+    return getattr(module, f"{verb}_" if keyword.iskeyword(verb) else verb.replace("-", "_"))
+
+
+def _step(room: str, verb: str) -> str:
+    return f"{room}.{verb.replace('-', '_')}"
 
 
 @pytest.mark.parametrize("words", [["--help"], ["ctf", "--help"], ["--version"]])
@@ -43,14 +47,14 @@ def test_every_verb_is_a_documented_function_with_its_settings(room, verb):
     parameters = inspect.signature(function, eval_str=True).parameters
     assert function.__doc__
     assert parameters["run"].annotation is Run
-    model = step_models().get(f"{room}.{verb}")
+    model = step_models().get(_step(room, verb))
     if model is not None:
         assert parameters["cfg"].annotation is model
     assert cli.COMMANDS[room][1][verb], "a listing shows a line for each verb"
 
 
 def test_every_step_with_settings_is_a_verb():
-    assert set(step_models()) <= {f"{room}.{verb}" for room, verb in VERBS}
+    assert set(step_models()) <= {_step(room, verb) for room, verb in VERBS}
 
 
 @pytest.mark.parametrize("step", sorted(step_models()))

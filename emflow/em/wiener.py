@@ -8,6 +8,7 @@ with a small floor it is the raw, unfiltered map.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -79,6 +80,12 @@ class Accumulator:
                     target = (base + ((dz * self.size + dy) * self.size + dx)).reshape(-1)
                     for row in range(3):
                         self.sums[row].scatter_add_(0, target, (weight * values[:, row]).reshape(-1))
+
+    def __add__(self, other: Accumulator) -> Accumulator:
+        """Sums of both sets of images; both of one box, band and symmetry."""
+        whole = copy.copy(self)
+        whole.sums = self.sums + other.sums
+        return whole
 
     def merged(self) -> tuple[Tensor, Tensor]:
         """Numerator (s, s, s) complex and denominator (s, s, s), with symmetry and Friedel mates summed."""

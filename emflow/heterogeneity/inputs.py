@@ -59,6 +59,10 @@ def read_posed(star: Path) -> Posed:
             f"{star}: holds denoised or otherwise restored particles (emflowRestored). Volumes from them would "
             "show the denoiser's bias: give the raw particles."
         )
+    if particles.control_angstrom is not None:
+        raise EmflowError(
+            f"{star}: holds a noise control (emflowNoiseControl), not data; give the particles themselves."
+        )
     restored = next((stack for stack in particles.stacks if read_header(stack).restored), None)
     if restored is not None:
         raise EmflowError(

@@ -17,6 +17,8 @@ RESTORED_LABEL = "emflow: restored pixels, not for reconstruction"
 """Label of every file whose pixels were denoised or otherwise restored (DESIGN.md, taint)."""
 UNRESTORED_LABEL = "emflow: made from unrestored pixels"
 """Label of half maps whose origin is known to be clean; a file with neither label is of unknown origin."""
+CONTROL_LABEL = "emflow: noise control, phases randomised, not data"
+"""Label of stacks whose fine detail was replaced by noise, and of maps made from them."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,18 @@ class MrcHeader:
     mode: int
     voxel_size_angstrom: float
     origin_angstrom: tuple[float, float, float]
+    """x, y, z of the first voxel: the header's origin, or where that is zero its start indices times the voxel."""
     labels: tuple[str, ...]
 
     @property
     def restored(self) -> bool:
         """Whether the file carries the mark of restored pixels."""
         return RESTORED_LABEL in self.labels
+
+    @property
+    def control(self) -> bool:
+        """Whether the file carries the mark of a noise control."""
+        return CONTROL_LABEL in self.labels
 
     @property
     def unrestored(self) -> bool:
@@ -68,6 +76,15 @@ def _open(path: Path) -> mrcfile.mrcfile.MrcFile | mrcfile.mrcmemmap.MrcMemmap:
     return mrc
 
 
+def _origin(mrc: mrcfile.mrcfile.MrcFile | mrcfile.mrcmemmap.MrcMemmap) -> tuple[float, float, float]:
+    """Place of the first voxel, ångström: programs of cryo-EM write the origin, those of crystallography the start."""
+    header, voxel = mrc.header, mrc.voxel_size
+    x, y, z = (float(header.origin[axis]) for axis in "xyz")
+    if x or y or z:
+        return x, y, z
+    return tuple(float(header[f"n{axis}start"]) * float(voxel[axis]) for axis in "xyz")  # type: ignore[return-value]
+
+
 def _shape(path: str | os.PathLike[str], shape: tuple[int, ...]) -> tuple[int, ...]:
     """Shape of the pixels: a stack of one image (.mrcs), which a header cannot tell from an image, keeps three axes."""
     whole = (1, *shape) if len(shape) == 2 and str(path).endswith(".mrcs") else shape
@@ -83,7 +100,7 @@ def read_header(path: str | os.PathLike[str]) -> MrcHeader:
             shape=_shape(path, mrc.data.shape),
             mode=int(header.mode),
             voxel_size_angstrom=float(mrc.voxel_size.x),
-            origin_angstrom=tuple(float(header.origin[a]) for a in "xyz"),  # type: ignore[arg-type]
+            origin_angstrom=_origin(mrc),
             labels=labels,
         )
 

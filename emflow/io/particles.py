@@ -57,6 +57,13 @@ class Particles:
         return len(self.table)
 
     @property
+    def control_angstrom(self) -> float | None:
+        """Of a noise control: the resolution beyond which the images' phases are random; None for data."""
+        if "emflowNoiseControl" not in self.table or not len(self):
+            return None
+        return float(floats(self.table, "emflowNoiseControl").max())
+
+    @property
     def groups(self) -> np.ndarray:
         """Optics group of each particle, as text."""
         if "rlnOpticsGroup" not in self.table:

@@ -18,7 +18,7 @@ from emflow.io.atomic import write_errors, write_text
 HEADER_BYTES = 1024
 
 
-def stack_header(count: int, side: int, pixel_size_angstrom: float) -> bytes:
+def stack_header(count: int, side: int, pixel_size_angstrom: float, labels: Sequence[str] = ()) -> bytes:
     """Header of an MRC stack (MRC2014, mode 2) of square images, without a time; its statistics are unset."""
     header = np.zeros((), dtype=mrcfile.dtypes.HEADER_DTYPE.newbyteorder("<"))
     values: dict[str, Any] = {
@@ -30,6 +30,9 @@ def stack_header(count: int, side: int, pixel_size_angstrom: float) -> bytes:
         header[name] = value
     header["cella"] = (side * pixel_size_angstrom, side * pixel_size_angstrom, pixel_size_angstrom)
     header["cellb"] = (90, 90, 90)
+    header["nlabl"] = len(labels)
+    for place, label in enumerate(labels):
+        header["label"][place] = label.encode("latin-1")
     return header.tobytes()
 
 
@@ -49,9 +52,12 @@ class GrowingStack:
         Side of the images, pixels.
     pixel_size_angstrom
         Their pixel size.
+    labels
+        Marks for the header.
     """
 
-    def __init__(self, path: Path, side: int, pixel_size_angstrom: float) -> None:
+    def __init__(self, path: Path, side: int, pixel_size_angstrom: float, labels: Sequence[str] = ()) -> None:
+        self._labels = labels
         self.path, self._side, self._pixel = path, side, pixel_size_angstrom
         self._growing = path.with_name(f".{path.stem}.growing{path.suffix}")
         self._journal = path.with_name(f".{path.stem}.journal")
@@ -118,7 +124,7 @@ class GrowingStack:
             return
         with write_errors(self.path, self._growing):
             with open(self._growing, "r+b") as handle:
-                handle.write(stack_header(max(1, self.count), self._side, self._pixel))
+                handle.write(stack_header(max(1, self.count), self._side, self._pixel, self._labels))
                 handle.truncate(HEADER_BYTES + max(1, self.count) * self._image_bytes)
                 handle.flush()
                 os.fsync(handle.fileno())

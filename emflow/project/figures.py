@@ -18,7 +18,10 @@ MAIN = {
     "reconstruct.abinitio": "resolution_angstrom",
     "reconstruct.refine": "particles iterations resolution_whole_angstrom",
     "validate": "resolution_angstrom resolution_fsc05_angstrom",
+    "validate.local": "local_resolution_p05_angstrom local_resolution_median_angstrom "
+    "local_resolution_p95_angstrom resolved_fraction",
     "heterogeneity": "components states",
+    "validate.particles": "overfitting_fraction outliers effective_particles number_bfactor_angstrom2",
     "validate.states": "states_resolved resolution_best_angstrom resolution_worst_angstrom",
     "simulation": "n_micrographs n_particles snr_in_box defocus_min_um defocus_max_um n_carbon_micrographs",
     "truth": "pick_precision pick_recall pick_f1 pick_raw_f1 pick_denoised_f1 "

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from emflow.device import generator
 from emflow.em.grids import local_rotations, orientation_grid, shift_grid
+from emflow.em.images import ImageSet, noise_spectra
 from emflow.em.masks import soft_sphere
 from emflow.em.poses import quaternion_to_matrix
 from emflow.em.search import (
@@ -35,7 +36,7 @@ from emflow.em.slices import HalfPlane, volume_spectrum
 from emflow.em.symmetry import symmetry_operators
 from emflow.em.wiener import Accumulator
 from emflow.reconstruct.config import ReconstructAbinitio
-from emflow.reconstruct.images import ImageSet, load_weighted, noise_spectra, weigh
+from emflow.reconstruct.images import load_weighted, weigh
 
 log = logging.getLogger("emflow")
 

@@ -11,6 +11,7 @@ import torch
 from emflow.device import prepare
 from emflow.io.checkpoint import Checkpoint
 from emflow.io.journal import result_key
+from emflow.io.particle_images import image_set
 from emflow.io.particles import Particles
 from emflow.io.record import Record
 from emflow.reconstruct import judge
@@ -18,7 +19,6 @@ from emflow.reconstruct.agreement import compare
 from emflow.reconstruct.config import ReconstructAbinitio, ReconstructRefine
 from emflow.reconstruct.inputs import (
     diameter_of,
-    image_set,
     independent_starts,
     read_halves,
     read_particles,
@@ -76,7 +76,8 @@ def abinitio(
         voxel = images.pixel_size_angstrom
         mask = particle_mask(0.5 * (joined.half1 + joined.half2), agreement)
         merged, _ = merge(joined.half1, joined.half2, agreement.whole, voxel, 0.0)
-        write_maps(out, Maps(joined.half1, joined.half2, merged, mask, voxel))
+        control = source.control_angstrom
+        write_maps(out, Maps(joined.half1, joined.half2, merged, mask, voxel, control is not None))
         evidence = [half.evidence for half in found]
         metrics: dict[str, float | int | None] = {
             "particles": len(images),
@@ -102,6 +103,7 @@ def abinitio(
             ),
             judge.judge_starts(evidence),
             judge.judge_hand(joined.alignment.mirrored),
+            *judge.judge_control(control),
         ]
         columns = pose_columns(joined.rotations, joined.shifts_px, voxel)
         tables = {"optics": source.optics, "particles": with_columns(source, columns)}
@@ -163,7 +165,8 @@ def _write_refined(
     if agreement.found:
         agreement = compare(half1, half2, voxel, diameter, cfg.symmetry, mask)
     merged, bfactor = merge(half1, half2, agreement.whole, voxel, cfg.sharpening_bfactor_angstrom2)
-    write_maps(out, Maps(half1, half2, merged, mask, voxel))
+    control = source.control_angstrom
+    write_maps(out, Maps(half1, half2, merged, mask, voxel, control is not None))
     last = state.history[-1]
     metrics: dict[str, float | int | None] = {
         "particles": len(images),
@@ -184,6 +187,7 @@ def _write_refined(
         judge.judge_agreement("Do two independent halves agree?", agreement, "Half-sets refined apart"),
         judge.judge_independence(independent_starts(start)),
         judge.judge_convergence(state.iteration, cfg.max_iterations),
+        *judge.judge_control(control),
     ]
     columns = _refined_poses(state, len(images), voxel)
     tables = {"optics": source.optics, "particles": with_columns(source, columns)}

@@ -1,89 +1,13 @@
-"""Particle images as the reconstruction verbs take them: read in batches, weighted for the likelihood."""
+"""Particle images weighted for the likelihood."""
 
 from __future__ import annotations
-
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from emflow.em.images import ImageSet
 from emflow.em.search import WeightedImages
 from emflow.em.slices import HalfPlane
-
-BATCH = 512
-"""Images that are read and transformed at a time."""
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """N particle images, on disk or wherever ``read`` finds them."""
-
-    read: Callable[[Tensor], Tensor]
-    """Rows (B,), on the CPU → images (B, box, box), protein bright, background mean 0 and deviation 1."""
-    ctf: Callable[[Tensor, Tensor, Tensor], Tensor]
-    """Rows (B,) and frequencies fy, fx (M,) in 1/ångström → CTF (B, M)."""
-    box: int
-    """Side, in pixels; even."""
-    pixel_size_angstrom: float
-    half: Tensor
-    """Half-set of each, 1 or 2, (N,)."""
-    group: Tensor
-    """Number of the optics group of each, from 0, (N,): each has its own noise."""
-    device: torch.device
-
-    def __len__(self) -> int:
-        return len(self.half)
-
-    def rows(self, half: int) -> Tensor:
-        """Rows of a half-set."""
-        return torch.nonzero(self.half == half)[:, 0]
-
-    def plane(self, band: float) -> HalfPlane:
-        """Pixels of the images within a band."""
-        return HalfPlane.build(self.box, band, self.device)
-
-    def transforms(self, rows: Tensor, plane: HalfPlane) -> tuple[Tensor, Tensor]:
-        """Fourier pixels (B, 2, M) and CTF (B, M) of some images."""
-        extent = self.box * self.pixel_size_angstrom
-        images = self.read(rows).to(self.device)
-        return plane.transform(images), self.ctf(rows, plane.ky / extent, plane.kx / extent)
-
-    def batches(self, rows: Tensor, plane: HalfPlane) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Rows, Fourier pixels and CTF, a batch at a time."""
-        for part in rows.split(BATCH):
-            yield part, *self.transforms(part, plane)
-
-
-def noise_spectra(images: ImageSet, rows: Tensor, plane: HalfPlane) -> Tensor:
-    """Mean power per optics group and shell, (G, S): the noise, as long as it outweighs the signal.
-
-    A group without images among ``rows`` gets the mean of the others.
-    """
-    groups = int(images.group.max()) + 1 if len(images) else 1
-    shells = int(plane.shell[-1]) + 1
-    sums = torch.zeros(groups, shells, dtype=torch.float64, device=images.device)
-    counts = torch.zeros(groups, dtype=torch.float64, device=images.device)
-    for part, transforms, _ in images.batches(rows, plane):
-        group = images.group[part].to(images.device)
-        power = shell_means(transforms.square().sum(1), plane)
-        sums.index_add_(0, group, power.double())
-        counts.index_add_(0, group, torch.ones_like(group, dtype=torch.float64))
-    return spread(sums, counts)
-
-
-def spread(sums: Tensor, counts: Tensor) -> Tensor:
-    """Means of sums (G, S) over counts (G,); groups without a count take the common mean."""
-    common = sums.sum(0) / counts.sum().clamp(min=1)
-    own = sums / counts.clamp(min=1)[:, None]
-    return torch.where(counts[:, None] > 0, own, common).float()
-
-
-def shell_means(values: Tensor, plane: HalfPlane) -> Tensor:
-    """Means of (B, M) over shells: (B, S)."""
-    shells = int(plane.shell[-1]) + 1
-    sums = values.new_zeros(len(values), shells).index_add_(1, plane.shell, values)
-    return sums / torch.bincount(plane.shell, minlength=shells)
 
 
 def weigh(transforms: Tensor, ctf: Tensor, noise: Tensor, group: Tensor, plane: HalfPlane) -> WeightedImages:

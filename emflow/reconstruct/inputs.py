@@ -11,11 +11,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from emflow.em.optics import ctf_values
 from emflow.io.mrc import read_header, read_mrc
-from emflow.io.particles import Particles, ctf_of, load_particles, read_images
+from emflow.io.particles import Particles, load_particles
 from emflow.io.star import integers
-from emflow.reconstruct.images import ImageSet
 from emflow.step import EmflowError, SpecimenSize
 
 log = logging.getLogger("emflow")
@@ -68,36 +66,6 @@ def too_few(particles: Particles) -> bool:
         return True
     halves = integers(particles.table, "rlnRandomSubset")
     return min((halves == 1).sum(), (halves == 2).sum()) < FEWEST // 4
-
-
-def image_set(particles: Particles, device: torch.device) -> ImageSet:
-    """Give the verbs their images, read in batches."""
-    facts = particles.common_facts()
-    if facts.box_px % 2:
-        raise EmflowError(f"Boxes of {facts.box_px} px are odd; extract with an even box.")
-    names = sorted(set(particles.groups))
-    group = torch.tensor([names.index(g) for g in particles.groups], dtype=torch.long)
-
-    def read(rows: Tensor) -> Tensor:
-        return torch.from_numpy(read_images(particles, rows.numpy()))
-
-    def ctf(rows: Tensor, fy: Tensor, fx: Tensor) -> Tensor:
-        out = torch.empty(len(rows), len(fy), device=fy.device)
-        for number in group[rows].unique().tolist():
-            here = torch.nonzero(group[rows] == number)[:, 0]
-            values = ctf_of(particles, rows[here].numpy()).to(fy.device)
-            out[here.to(fy.device)] = ctf_values(values, fy, fx)
-        return out
-
-    return ImageSet(
-        read,
-        ctf,
-        facts.box_px,
-        facts.pixel_size_angstrom,
-        torch.from_numpy(integers(particles.table, "rlnRandomSubset")),
-        group,
-        device,
-    )
 
 
 def diameter_of(cfg: SpecimenSize, box: int, pixel_size_angstrom: float) -> float:

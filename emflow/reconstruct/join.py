@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from emflow.em.frames import align_frames
+from emflow.em.images import ImageSet
 from emflow.em.volume_align import Alignment, align_poses
 from emflow.reconstruct.abinitio import HalfMap
 from emflow.reconstruct.agreement import Agreement, compare
-from emflow.reconstruct.images import ImageSet
 from emflow.reconstruct.merge import accumulate
 
 DETAIL_DIAMETERS = 10.0

@@ -141,3 +141,17 @@ def judge_convergence(iterations: int, most: int) -> Judgement:
 
 def _angstrom(value: float | None) -> str:
     return "no shell" if value is None else f"{value:.1f} Å"
+
+
+def judge_control(from_angstrom: float | None) -> list[Judgement]:
+    """Say that the particles were a noise control; nothing for data."""
+    if from_angstrom is None:
+        return []
+    return [
+        Judgement(
+            "Are the particles data?",
+            "warn",
+            f"No, a noise control: their phases are random beyond {from_angstrom:.1f} Å.",
+            "Use these maps for the comparison of `emflow validate noise-compare` only.",
+        )
+    ]

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from emflow.em.fsc import first_below, radial_average, shell_index
+from emflow.em.images import ImageSet
 from emflow.em.masks import soft_sphere, solvent_mask
 from emflow.em.search import WeightedImages
 from emflow.em.slices import HalfPlane, complex_product
 from emflow.em.wiener import Accumulator
 from emflow.reconstruct.agreement import Agreement
-from emflow.reconstruct.images import ImageSet
 
 GUINIER_FROM_ANGSTROM = 10.0
 """The fall-off of protein follows Wilson's statistics from here on (Rosenthal and Henderson 2003)."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from emflow.em.poses import matrix_to_euler, wrap_degrees
-from emflow.io.mrc import UNRESTORED_LABEL, write_mrc
+from emflow.io.mrc import CONTROL_LABEL, UNRESTORED_LABEL, write_mrc
 from emflow.io.particles import Particles
 from emflow.io.record import verdict, write_metrics, write_verdicts
 from emflow.io.star import write_star
@@ -31,6 +31,8 @@ class Maps:
     merged: Tensor
     mask: Tensor
     voxel_size_angstrom: float
+    control: bool = False
+    """Whether they are made from a noise control."""
 
 
 def pose_columns(rotations: Tensor, shifts_px: Tensor, pixel_size_angstrom: float) -> dict[str, list[str]]:
@@ -66,11 +68,12 @@ def fsc_tables(agreement: Agreement) -> dict[str, pd.DataFrame]:
 
 
 def write_maps(out: Path, maps: Maps) -> None:
-    """Write the four maps; the halves carry the mark of unrestored pixels."""
+    """Write the four maps; the halves carry the mark of unrestored pixels, all maps of a control that of a control."""
     voxel = maps.voxel_size_angstrom
+    marks = (CONTROL_LABEL,) if maps.control else ()
     for name, volume in (("half1", maps.half1), ("half2", maps.half2)):
-        write_mrc(out / f"{name}.mrc", volume.cpu().numpy(), voxel, labels=(UNRESTORED_LABEL,))
-    write_mrc(out / "map.mrc", maps.merged.cpu().numpy(), voxel)
+        write_mrc(out / f"{name}.mrc", volume.cpu().numpy(), voxel, labels=marks or (UNRESTORED_LABEL,))
+    write_mrc(out / "map.mrc", maps.merged.cpu().numpy(), voxel, labels=marks)
     write_mrc(out / "mask.mrc", maps.mask.cpu().numpy(), voxel)
 
 

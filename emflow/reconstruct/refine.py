@@ -20,6 +20,7 @@ from emflow.device import generator
 from emflow.em.frames import align_nearby
 from emflow.em.fsc import first_below, fsc
 from emflow.em.grids import local_rotations, orientation_grid, shift_grid
+from emflow.em.images import ImageSet, noise_spectra, shell_means, spread
 from emflow.em.masks import soft_sphere, solvent_mask
 from emflow.em.poses import angular_distance_deg, quaternion_to_matrix
 from emflow.em.search import Poses, References, search_globally, search_locally
@@ -28,7 +29,7 @@ from emflow.em.symmetry import symmetry_operators
 from emflow.em.volume_align import align_poses
 from emflow.em.wiener import Accumulator, fsc_to_ssnr
 from emflow.reconstruct.config import ReconstructRefine
-from emflow.reconstruct.images import ImageSet, noise_spectra, shell_means, spread, weigh
+from emflow.reconstruct.images import weigh
 from emflow.reconstruct.merge import accumulate
 
 log = logging.getLogger("emflow")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from emflow.em.fourier import resample
 from emflow.em.fsc import first_below, fsc, shell_index
-from emflow.reconstruct.images import ImageSet
+from emflow.em.images import ImageSet
 from emflow.reconstruct.refine import HalfState, Refinement, State
 
 _HALF = ("volume", "noise", "rotations", "shifts_px", "probability")

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from emflow.em.images import ImageSet
 from emflow.reconstruct.abinitio import HalfMap, HalfSearch, Start
 from emflow.reconstruct.config import ReconstructAbinitio
-from emflow.reconstruct.images import ImageSet
 from emflow.reconstruct.join import Joined, join
 
 log = logging.getLogger("emflow")

@@ -119,12 +119,22 @@ def map_entry(results: Results, step: str) -> dict[str, Any]:
     }
 
 
+IMAGE_FIGURES = {"particles": ("agreement", "scores", "number"), "noise_control": ("noise_control",)}
+"""Folder of the validation → its figures of the raw images and of the noise control."""
+
+
 def validation_figures(results: Results) -> dict[str, str]:
     """Validate's own figures; without them the FSC of the refinement."""
     figures = {}
     for name in ("fsc", "views", "directions", "particles"):
         path = results.path("validate", "figures", f"{name}.png")
         figures[name] = data_uri(path.read_bytes(), "png") if path else ""
+    local = results.path("validate", "local", "figures", "local.png")
+    figures["local"] = data_uri(local.read_bytes(), "png") if local else ""
+    for folder, names in IMAGE_FIGURES.items():
+        for name in names:
+            path = results.path("validate", folder, "figures", f"{name}.png")
+            figures[name] = data_uri(path.read_bytes(), "png") if path else ""
     if not figures["fsc"]:
         for parts in (("validate",), ("reconstruct", "refine"), ("reconstruct", "abinitio")):
             path = results.path(*parts, "fsc.star")

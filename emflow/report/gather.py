@@ -28,6 +28,9 @@ METRIC_FOLDERS = {
     "reconstruct.refine": "reconstruct/refine",
     "heterogeneity": "heterogeneity",
     "validate": "validate",
+    "validate.local": "validate/local",
+    "validate.particles": "validate/particles",
+    "validate.noise_control": "validate/noise_control",
     "validate.states": "validate/states",
     "truth": "simulate",
 }

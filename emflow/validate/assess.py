@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 import torch
+import torch.nn.functional as functional
 from torch import Tensor
 
+from emflow.em.atoms import AtomicModel
+from emflow.em.fsc import fsc, resolution_at
 from emflow.em.symmetry import symmetry_operators
 from emflow.validate import judge, judge_inputs, sanity
 from emflow.validate.angles import judge_coverage
@@ -22,15 +25,19 @@ from emflow.validate.figures import draw_fsc, draw_map
 from emflow.validate.figures_census import draw_particles
 from emflow.validate.figures_direction import draw_cones, draw_views
 from emflow.validate.figures_inputs import draw_noise
+from emflow.validate.figures_model import draw_hand
 from emflow.validate.figures_sharpen import draw_guinier
 from emflow.validate.finding import Finding, pool
+from emflow.validate.hand import measure_windings
 from emflow.validate.inputs import Mask
 from emflow.validate.judge_census import judge_census, judge_halves
 from emflow.validate.judge_directions import FEW, cone_lists, direction_metrics, judge_directions
-from emflow.validate.maps import HalfMapCurves, compare_halves
+from emflow.validate.judge_model import HAND_LIMIT_ANGSTROM, judge_hand, judge_no_map
+from emflow.validate.maps import THRESHOLD, HalfMapCurves, compare_halves
 from emflow.validate.other_masks import compare_other_masks
 from emflow.validate.overlay import overlay
 from emflow.validate.poses import views_of
+from emflow.validate.report_model import score_model
 from emflow.validate.sharpen import sharpen
 from emflow.validate.tables import (
     curve_lists,
@@ -65,11 +72,27 @@ class Evidence:
     """Pixel size (Å) and box of the images of each optics group, where the particle table tells."""
     proof: dict[str, bool | None] = field(default_factory=dict)
     """What the reconstruction's files prove of its halves' independence; see ``read_proof``."""
+    model: AtomicModel | None = None
+    """Atomic model, where one was given; positions relative to the centre n//2, in ångström."""
+    model_path: Path | None = None
+
+    def evened(self) -> Evidence:
+        """The same on the CPU and in a box of even side: an odd one gains a plane of zeros before each axis."""
+        ahead = [self.mean.shape[-1] % 2, 0] * 3
+        mean, one, two, mask = (
+            functional.pad(v.cpu(), ahead) for v in (self.mean, *self.halves, self.mask.values)
+        )
+        return replace(self, mean=mean, halves=(one, two), mask=replace(self.mask, values=mask))
+
+    def masked_resolution(self) -> float | None:
+        """Resolution at FSC 0.143 of the masked half maps, in ångström: a first, quick estimate."""
+        curve = fsc(self.halves[0] * self.mask.values, self.halves[1] * self.mask.values)
+        return resolution_at(curve, THRESHOLD, self.mean.shape[-1], self.voxel_size_angstrom)
 
 
 def assess(evidence: Evidence, cfg: ValidateMaps) -> Finding:
     """Look at the evidence in every way there is."""
-    parts = (compare, look_for_faults, take_census, look_at_directions)
+    parts = (compare, look_for_faults, take_census, look_at_directions, look_at_model, look_at_hand)
     return pool([part(evidence, cfg) for part in parts])
 
 
@@ -206,4 +229,44 @@ def take_census(evidence: Evidence, cfg: ValidateMaps) -> Finding:
         metrics=census.metrics(),
         figures={"particles": draw_particles(table, optics)},
         tables={"flagged": {"particles": census.flagged(table)}},
+    )
+
+
+def look_at_model(evidence: Evidence, cfg: ValidateMaps) -> Finding:
+    """How well an atomic model, where one was given, explains the map."""
+    if evidence.model is None:
+        return Finding()
+    even = evidence.evened()
+    resolution = even.masked_resolution()
+    if resolution is None:
+        return Finding(judgements=[judge_no_map()])
+    return score_model(
+        evidence.model,
+        evidence.model_path,
+        even.mean,
+        even.halves,
+        even.mask.values,
+        even.voxel_size_angstrom,
+        resolution,
+        cfg.contour_level,
+    )
+
+
+def look_at_hand(evidence: Evidence, cfg: ValidateMaps) -> Finding:
+    """Whether the α-helices of the map are right-handed, where they are resolved."""
+    if not cfg.hand:
+        return Finding()
+    even = evidence.evened()
+    resolution = even.masked_resolution()
+    if resolution is None or resolution > HAND_LIMIT_ANGSTROM:
+        return Finding(judgements=[judge_hand(None, resolution)], metrics={"right_hand_probability": None})
+    windings = measure_windings(even.mean, even.voxel_size_angstrom, resolution)
+    return Finding(
+        judgements=[judge_hand(windings, resolution)],
+        metrics={
+            "right_hand_probability": windings.probability,
+            "right_hand_score": windings.score,
+            "rods": len(windings.right),
+        },
+        figures={"hand": draw_hand(windings)} if len(windings.right) else {},
     )

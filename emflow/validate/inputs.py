@@ -7,15 +7,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from emflow.em.atoms import AtomicModel
 from emflow.em.masks import solvent_mask
+from emflow.io.atoms import read_model as read_atomic_model
 from emflow.io.mrc import MrcHeader, read_header, read_mrc
 from emflow.io.star import floats, integers, read_star, read_table
 from emflow.step import EmflowError
-from emflow.validate.config import HalfMaps
+from emflow.validate.config import HalfMaps, MaskedMaps
 from emflow.validate.maps import mask_edge_width
 
 
@@ -45,7 +48,7 @@ class Mask:
         return cls(values, text, edge, volume, None, path)
 
     @classmethod
-    def make(cls, mean: Tensor, voxel: float, cfg: HalfMaps) -> Mask:
+    def make(cls, mean: Tensor, voxel: float, cfg: MaskedMaps) -> Mask:
         """Make a mask from the mean of the half maps."""
         edge_angstrom = max(cfg.mask_edge_angstrom, 5 * voxel)
         made = solvent_mask(
@@ -71,6 +74,11 @@ def check_headers(paths: tuple[Path, Path], headers: list[MrcHeader], told: floa
                 f"{path}: made from denoised or otherwise restored pixels (its label says so). An FSC of such maps "
                 "says nothing about resolution: give half maps from the raw particles."
             )
+        if header.control:
+            raise EmflowError(
+                f"{path}: made from a noise control (its label says so), not from data. Compare it with the maps of the "
+                "particles by `emflow validate noise-compare`."
+            )
         if len(header.shape) != 3 or len(set(header.shape)) != 1:
             raise EmflowError(f"{path}: has shape {header.shape}; expected a cubic map.")
     first, second = headers
@@ -91,6 +99,28 @@ def check_headers(paths: tuple[Path, Path], headers: list[MrcHeader], told: floa
     if first.voxel_size_angstrom <= 0:
         raise EmflowError(f"{paths[0]}: the header has no voxel size; give --voxel-size-angstrom.")
     return first.voxel_size_angstrom
+
+
+def read_pair(
+    paths: tuple[Path, Path], told: float | None, device: torch.device
+) -> tuple[tuple[Tensor, Tensor], MrcHeader, float]:
+    """Read two half maps that belong together: the maps, the first header, the voxel size. Both may be empty."""
+    headers = [read_header(path) for path in paths]
+    voxel = check_headers(paths, headers, told)
+    one, two = (torch.from_numpy(read_mrc(path)).to(device) for path in paths)
+    if bool(one.any()) or bool(two.any()):
+        check_pixels(paths, [one, two])
+    return (one, two), headers[0], voxel
+
+
+def read_single(path: Path, told: float | None, device: torch.device) -> tuple[Tensor, MrcHeader, float]:
+    """Read one raw map that stands without half maps: the map, its header, the voxel size."""
+    header = read_header(path)
+    voxel = check_headers((path, path), [header, header], told)
+    volume = torch.from_numpy(read_mrc(path)).to(device)
+    if not bool(torch.isfinite(volume).all()):
+        raise EmflowError(f"{path}: holds values that are not finite (NaN or infinity).")
+    return volume, header, voxel
 
 
 def check_pixels(paths: tuple[Path, Path], halves: list[Tensor]) -> None:
@@ -125,6 +155,13 @@ def read_volume(path: Path, like: MrcHeader, device: torch.device) -> Tensor:
     return torch.from_numpy(values).to(device)
 
 
+def read_model(path: Path, half: MrcHeader, voxel: float) -> AtomicModel:
+    """Read an atomic model; positions relative to the centre n//2 of the half maps, as the first one's header has it."""
+    model = read_atomic_model(path)
+    centre = np.array(half.origin_angstrom) + half.shape[0] // 2 * voxel
+    return model.moved(np.eye(3), -centre)
+
+
 def read_particles(path: Path | None) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
     """Read the particle block of a STAR, and its optics groups where it has them; refuse restored particles."""
     if path is None:
@@ -139,6 +176,8 @@ def read_particles(path: Path | None) -> tuple[pd.DataFrame | None, pd.DataFrame
             f"{path}: holds denoised or otherwise restored particles (emflowRestored). Maps from them cannot be "
             "validated: give the raw particles and the maps made from them."
         )
+    if "emflowNoiseControl" in table:
+        raise EmflowError(f"{path}: holds a noise control (emflowNoiseControl), not data.")
     return table, tables.get("optics")
 
 

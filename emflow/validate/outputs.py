@@ -11,7 +11,7 @@ import pandas as pd
 
 from emflow.figure import png_bytes
 from emflow.io.atomic import write_bytes, write_text
-from emflow.io.mrc import UNRESTORED_LABEL, write_mrc
+from emflow.io.mrc import RESTORED_LABEL, UNRESTORED_LABEL, write_mrc
 from emflow.io.record import verdict, write_metrics, write_verdicts
 from emflow.io.star import write_star
 from emflow.validate import judge
@@ -24,10 +24,18 @@ SHARPENED = ("postprocess.mrc", "postprocess_masked.mrc", "postprocess.star")
 """Written only where there is a resolution."""
 
 
-def write_finding(out: Path, found: Finding, voxel_size_angstrom: float, *, unrestored: bool = False) -> None:
+def write_finding(
+    out: Path,
+    found: Finding,
+    voxel_size_angstrom: float,
+    *,
+    unrestored: bool = False,
+    restored: tuple[str, ...] = (),
+) -> None:
     """Write all that was found; what an earlier run left that does not come again (figures, sharpened maps) goes.
 
-    Maps are marked as made from unrestored pixels where both half maps are (``unrestored``).
+    Maps are marked as made from unrestored pixels where both half maps are (``unrestored``). Those named in
+    ``restored`` carry the mark of restored pixels instead: no reader takes them for raw ones.
     """
     drawn = {out / "figures" / f"{name}.png": figure for name, figure in found.figures.items()}
     for old in set((out / "figures").glob("*.png")) - drawn.keys():
@@ -40,7 +48,7 @@ def write_finding(out: Path, found: Finding, voxel_size_angstrom: float, *, unre
     for name, blocks in found.tables.items():
         write_star(out / f"{name}.star", blocks)
     for name, volume in found.maps.items():
-        labels = (UNRESTORED_LABEL,) if unrestored else ()
+        labels = (RESTORED_LABEL,) if name in restored else (UNRESTORED_LABEL,) if unrestored else ()
         write_mrc(out / f"{name}.mrc", volume.cpu().numpy(), voxel_size_angstrom, labels=labels)
     write_results(out, found.metrics, found.judgements, found.details)
 

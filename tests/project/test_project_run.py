@@ -26,7 +26,8 @@ PER_SHARD = (
 )  # fmt: skip
 POOLED = (
     "session_join", "extract_join", "reconstruct_abinitio", "extract_join_recentered", "reconstruct_refine",
-    "heterogeneity_fit", "heterogeneity_analyze", "validate_maps", "validate_states", "simulate_score", "report",
+    "heterogeneity_fit", "heterogeneity_analyze", "validate_maps", "validate_local", "validate_particles",
+    "validate_states", "simulate_score", "report",
 )  # fmt: skip
 EVERYTHING = {**dict.fromkeys(PER_SHARD, 2), **dict.fromkeys(POOLED, 1)}
 
@@ -101,9 +102,21 @@ def test_a_changed_setting_reruns_its_step_and_what_follows(tiny, change, spared
     assert {rule: count for rule, count in EVERYTHING.items() if rule not in spared} == jobs
 
 
+def test_a_model_is_an_input_of_the_validation_and_of_nothing_else(tiny):
+    (tiny.folder / "model.pdb").write_text("HEADER    any file, since nothing is run\n")
+    words = ("--config", "input={model: model.pdb}")
+    assert tiny.jobs(*words) == {"validate_maps": 1, "simulate_score": 1, "report": 1}
+    said = tiny.call(*tiny.snakemake("--dry-run", "--printshellcmds", *words))
+    assert "--model model.pdb" in said
+    assert "input: results/tiny/reconstruct/refine/half1.mrc" in said
+    missing = tiny.call(*tiny.snakemake("--dry-run", "--config", "input={model: none.pdb}"), code=1)
+    assert "none.pdb" in missing
+    assert "--model" not in tiny.call(*tiny.snakemake("--dry-run", "--printshellcmds", "--forceall"))
+
+
 def test_a_plan_names_the_changed_setting(tiny):
     said = tiny.call("emflow", "plan", "run.yaml", "simulate={score: {match_radius: 0.3}}")
-    assert "2 of 27 jobs would run" in said
+    assert "2 of 28 jobs would run" in said
     assert "match_radius 0.25 → 0.3" in said
     assert "follows simulate score" in said
 

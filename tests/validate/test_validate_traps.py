@@ -42,7 +42,7 @@ CLEAN = [
 @pytest.mark.parametrize("number", range(len(CLEAN)))
 def test_no_alarm_on_a_clean_set(simulate_pair: Make, number: int, verdicts: Make) -> None:
     pair = simulate_pair(number, **CLEAN[number])
-    table = views(400, 1.0).assign(rlnRandomSubset=np.arange(400) % 2 + 1, rlnMicrographName=range(400))
+    table = whole_table(pair.voxel)
     images = [(pair.voxel, len(pair.half1))]
     rows = verdicts(
         pair,
@@ -292,6 +292,24 @@ def views(count: int, reach: float) -> pd.DataFrame:
             "rlnAngleTilt": np.degrees(np.arccos(rng.uniform(1 - 2 * reach, 1, count))),
             "rlnAnglePsi": rng.uniform(-180, 180, count),
         }
+    )
+
+
+def whole_table(pixel: float) -> pd.DataFrame:
+    """400 particles, one in each micrograph, with all that a table should have."""
+    return views(400, 1.0).assign(
+        rlnRandomSubset=np.arange(400) % 2 + 1,
+        rlnMicrographName=[f"{i}.mrc" for i in range(400)],
+        rlnCoordinateX=500.0,
+        rlnCoordinateY=np.arange(400.0),
+        rlnOriginXAngst=0.0,
+        rlnOriginYAngst=0.0,
+        rlnMicrographPixelSize=pixel,
+        rlnDefocusU=1.5e4,
+        rlnDefocusV=1.45e4,
+        rlnVoltage=300,
+        rlnSphericalAberration=2.7,
+        rlnAmplitudeContrast=0.1,
     )
 
 

@@ -12,6 +12,8 @@ rule report:
         "<results>/reconstruct/abinitio/metrics.json",
         "<results>/reconstruct/refine/metrics.json",
         "<results>/validate/metrics.json",
+        "<results>/validate/local/metrics.json",
+        "<results>/validate/particles/metrics.json",
         project.of("denoise", "<results>/denoise/shard_{shard}.star"),
         project.of("heterogeneity", "<results>/heterogeneity/metrics.json"),
         project.of("heterogeneity", "<results>/validate/states/metrics.json"),
