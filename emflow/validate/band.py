@@ -14,9 +14,7 @@ from emflow.device import generator
 HALF_BIT, ONE_BIT = 0.5, 1.0
 _COARSE = 48  # least side of the grid on which a mask's transform is looked at
 _NORMAL_95 = 1.959964
-_NOT_WHITE = (
-    1.12  # the noise's slope within the mask's transform costs so much more (calibrated, docs/validate-curves.md)
-)
+_NOT_WHITE = 1.12  # the noise's slope within the mask's transform costs so much more (calibrated, docs/validate-curves.md)
 _FLIPS = 9999
 _BLOCKS = 1000
 
