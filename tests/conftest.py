@@ -16,6 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 @pytest.fixture(autouse=True)
 def whole_numbers() -> Iterator[None]:
     """Let no test leave the processor flushing denormals, as a step's process does: others read such numbers."""
+    torch.set_flush_denormal(False)
     yield
     torch.set_flush_denormal(False)
 
