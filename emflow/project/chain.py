@@ -120,6 +120,11 @@ def _in_main_process(workflow: Any) -> Chain:
     settings = _settings(workflow)
     if looks:
         return _stored(settings)
+    model = settings.input.model
+    if model and not Path(model).is_file():  # Snakemake would call finished results up to date
+        raise EmflowError(
+            f"input.model: no file {model}; expected an atomic model (PDB or mmCIF). Correct it, or leave it out."
+        )
     folder = Path("results") / settings.project
     if dry:
         return Chain(settings, find_shards(settings, Path(workflow.snakemake_tmp_dir)))

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from emflow.figure import png_bytes
 from emflow.io.mrc import read_header, read_mrc
 from emflow.io.star import read_star
-from emflow.report.figures import draw_ctf_fits, draw_fsc_table
+from emflow.report.figures import draw_ctf_fits
 from emflow.report.gather import Results, shard_files
 from emflow.report.pictures import MicrographPicture, particle_images, particle_jpeg
 from emflow.validate.figures import draw_map
@@ -117,31 +117,3 @@ def map_entry(results: Results, step: str) -> dict[str, Any]:
         "source": drawn_uri(results, draw),
         "numbers": results.metrics.get(f"reconstruct.{step}", {}),
     }
-
-
-IMAGE_FIGURES = {"particles": ("agreement", "scores", "number"), "noise_control": ("noise_control",)}
-"""Folder of the validation → its figures of the raw images and of the noise control."""
-
-
-def validation_figures(results: Results) -> dict[str, str]:
-    """Validate's own figures; without them the FSC of the refinement."""
-    figures = {}
-    for name in ("fsc", "views", "directions", "particles"):
-        path = results.path("validate", "figures", f"{name}.png")
-        figures[name] = data_uri(path.read_bytes(), "png") if path else ""
-    local = results.path("validate", "local", "figures", "local.png")
-    figures["local"] = data_uri(local.read_bytes(), "png") if local else ""
-    for folder, names in IMAGE_FIGURES.items():
-        for name in names:
-            path = results.path("validate", folder, "figures", f"{name}.png")
-            figures[name] = data_uri(path.read_bytes(), "png") if path else ""
-    if not figures["fsc"]:
-        for parts in (("validate",), ("reconstruct", "refine"), ("reconstruct", "abinitio")):
-            path = results.path(*parts, "fsc.star")
-            if path is not None:
-                tables = results.attempt(functools.partial(read_star, path), dict[str, pd.DataFrame]())
-                table = next((t for t in tables.values() if "rlnResolution" in t), pd.DataFrame())
-                figures["fsc"] = drawn_uri(results, functools.partial(draw_fsc_table, table))
-            if figures["fsc"]:
-                break
-    return figures

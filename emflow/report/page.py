@@ -18,13 +18,13 @@ from emflow.report.embed import (
     map_entry,
     particle_sheet,
     picture_entry,
-    validation_figures,
 )
 from emflow.report.figures import draw_session
 from emflow.report.gather import Results
 from emflow.report.pictures import gallery
 from emflow.report.summary import Numbers, Stage, accepted_of, numbers_of, stages
 from emflow.report.targets import compare_with_targets
+from emflow.report.validation import fsc_figure, validation_figures
 from emflow.report.variation import variation_entry
 
 MOST_ROWS = 300
@@ -97,6 +97,7 @@ def context(results: Results, summary: dict[str, Numbers]) -> dict[str, Any]:
         "ctf_figure": ctf_figure(results, pictures),
         "particles": particle_sheet(results),
         "maps": [entry for entry in (map_entry(results, step) for step in ("abinitio", "refine")) if entry],
+        "fsc": fsc_figure(results),
         "validation": validation_figures(results),
         "variation": variation_entry(results),
         "truth": compare_with_targets(summary),

@@ -20,10 +20,6 @@ from emflow.validate.finding import Finding
 log = logging.getLogger("emflow")
 
 
-SHARPENED = ("postprocess.mrc", "postprocess_masked.mrc", "postprocess.star")
-"""Written only where there is a resolution."""
-
-
 def write_finding(
     out: Path,
     found: Finding,
@@ -32,17 +28,20 @@ def write_finding(
     unrestored: bool = False,
     restored: tuple[str, ...] = (),
 ) -> None:
-    """Write all that was found; what an earlier run left that does not come again (figures, sharpened maps) goes.
+    """Write all that was found; what an earlier run wrote here that does not come again goes.
 
     Maps are marked as made from unrestored pixels where both half maps are (``unrestored``). Those named in
     ``restored`` carry the mark of restored pixels instead: no reader takes them for raw ones.
     """
-    drawn = {out / "figures" / f"{name}.png": figure for name, figure in found.figures.items()}
-    for old in set((out / "figures").glob("*.png")) - drawn.keys():
-        old.unlink()
-    for path, figure in drawn.items():
-        write_bytes(path, png_bytes(figure))
-    _clear_sharpened(out)
+    files = [
+        *(f"figures/{name}.png" for name in found.figures),
+        *(f"{name}.mrc" for name in found.maps),
+        *(f"{name}.star" for name in found.tables),
+        *found.texts,
+    ]
+    _clear(out, files)
+    for name, figure in found.figures.items():
+        write_bytes(out / "figures" / f"{name}.png", png_bytes(figure))
     for name, content in found.texts.items():
         write_text(out / name, content)
     for name, blocks in found.tables.items():
@@ -50,24 +49,33 @@ def write_finding(
     for name, volume in found.maps.items():
         labels = (RESTORED_LABEL,) if name in restored else (UNRESTORED_LABEL,) if unrestored else ()
         write_mrc(out / f"{name}.mrc", volume.cpu().numpy(), voxel_size_angstrom, labels=labels)
-    write_results(out, found.metrics, found.judgements, found.details)
+    write_results(out, found.metrics, found.judgements, {**found.details, "files": files})
 
 
 def write_empty(out: Path, particles: int | None) -> None:
     """Write the results of a set without particles: nothing to validate."""
-    for old in (out / "figures").glob("*.png"):
-        old.unlink()
-    _clear_sharpened(out)
-    (out / "fsc.xml").unlink(missing_ok=True)
+    _clear(out, ["fsc.star"])
     columns = pd.Index(["rlnSpectralIndex", "rlnResolution", "rlnFourierShellCorrelationCorrected"])
     write_star(out / "fsc.star", {"fsc": pd.DataFrame([], columns=columns)})
-    write_results(out, {"resolution_angstrom": None, "particles": particles}, judge.empty_set(particles), {})
+    write_results(
+        out,
+        {"resolution_angstrom": None, "particles": particles},
+        judge.empty_set(particles),
+        {"files": ["fsc.star"]},
+    )
     log.info("Empty half maps: nothing to validate.")
 
 
-def _clear_sharpened(out: Path) -> None:
-    for name in SHARPENED:
-        (out / name).unlink(missing_ok=True)
+def _clear(out: Path, kept: list[str]) -> None:
+    """Remove what an earlier run says in its validation.json that it wrote here; never anything else."""
+    try:
+        before = json.loads((out / "validation.json").read_text(encoding="utf-8")).get("files", [])
+    except (OSError, ValueError, AttributeError):
+        return
+    for name in set(map(str, before)) - set(kept):
+        path = out / name
+        if path.resolve().parent in (out.resolve(), (out / "figures").resolve()):
+            path.unlink(missing_ok=True)
 
 
 def write_results(

@@ -109,8 +109,8 @@ def test_a_model_is_an_input_of_the_validation_and_of_nothing_else(tiny):
     said = tiny.call(*tiny.snakemake("--dry-run", "--printshellcmds", *words))
     assert "--model model.pdb" in said
     assert "input: results/tiny/reconstruct/refine/half1.mrc" in said
-    missing = tiny.call(*tiny.snakemake("--dry-run", "--config", "input={model: none.pdb}"), code=1)
-    assert "none.pdb" in missing
+    missing = tiny.call(*tiny.snakemake("--dry-run", "--config", "input={model: none.pdb}"), code=2)
+    assert "input.model: no file none.pdb" in missing
     assert "--model" not in tiny.call(*tiny.snakemake("--dry-run", "--printshellcmds", "--forceall"))
 
 

@@ -124,14 +124,11 @@ def test_a_curve_that_lingers_is_not_called_sound(tmp_path: Path) -> None:
 
 
 def test_empty_half_maps_have_nothing_to_validate(tmp_path: Path) -> None:
-    (tmp_path / "out" / "figures").mkdir(parents=True)
-    (tmp_path / "out" / "figures" / "fsc.png").write_bytes(b"of an earlier run")
     zero = torch.zeros(16, 16, 16)
     metrics, verdicts = run_on(tmp_path, zero, zero)
     assert metrics["resolution_angstrom"] is None
     assert "No particles" in verdicts[0]["evidence"]
     assert verdicts[0]["verdict"] == "fail"
-    assert not list((tmp_path / "out" / "figures").iterdir())
     assert len(read_star(tmp_path / "out" / "fsc.star")["fsc"]) == 0
     write_star(tmp_path / "few.star", {"particles": particle_table(7)})
     _, verdicts = run_on(tmp_path, zero, zero, particles=tmp_path / "few.star")
@@ -247,3 +244,21 @@ def test_edge_width_of_a_cosine_edge() -> None:
     # from 1 % to 99 % of the cosine: 0.87 of its width
     assert mask_edge_width(soft_sphere(64, 16, 8)) == pytest.approx(0.87 * 8, rel=0.1)
     assert mask_edge_width(soft_sphere(64, 16, 0)) == 0
+
+
+def test_what_an_earlier_run_wrote_goes_and_nothing_else(tmp_path: Path) -> None:
+    run_on(tmp_path, *halves(15.0))
+    out = tmp_path / "out"
+    assert (out / "postprocess.mrc").exists()
+    assert (out / "figures" / "guinier.png").exists()
+    (out / "mine.mrc").write_bytes(b"not emflow's")
+    content = json.loads((out / "validation.json").read_text())
+    content["files"] += ["../half1.mrc", "figures/../../half2.mrc"]
+    (out / "validation.json").write_text(json.dumps(content))
+    empty = torch.zeros(N, N, N)
+    run_on(tmp_path, empty, empty)
+    assert not (out / "postprocess.mrc").exists()
+    assert not (out / "figures" / "guinier.png").exists()
+    assert (out / "mine.mrc").exists()
+    assert (tmp_path / "half1.mrc").exists()
+    assert (tmp_path / "half2.mrc").exists()
