@@ -80,3 +80,20 @@ def resample(volume: Tensor, voxel_angstrom: float, box: int, new_voxel_angstrom
     part = spectrum[index % side][:, index % side][:, :, : band + 1]
     target[rows[:, None], rows[None], : band + 1] = part
     return torch.fft.fftshift(torch.fft.irfftn(target, s=(box, box, box))) * (box / side) ** 3
+
+
+def crop_spectrum(spectrum: Tensor, size: int, new: int) -> Tensor:
+    """Crop or pad half-complex spectra (..., n, n, n//2 + 1) of cubes to those of ``new`` samples a side.
+
+    The scale is kept, so that ``irfftn(…, norm="forward")`` gives values of the old scale. The common Nyquist
+    plane is dropped.
+    """
+    if new == size:
+        return spectrum
+    reach = (min(size, new) - 1) // 2
+    out = spectrum.new_zeros(*spectrum.shape[:-3], new, new, new // 2 + 1)
+    for z in ((0, reach + 1), (-reach, 0)):
+        for y in ((0, reach + 1), (-reach, 0)):
+            zs, ys = slice(z[0], z[1] or None), slice(y[0], y[1] or None)
+            out[..., zs, ys, : reach + 1] = spectrum[..., zs, ys, : reach + 1]
+    return out

@@ -15,7 +15,7 @@ from emflow.em.atoms import AtomicModel
 from emflow.em.fsc import fsc, resolution_at
 from emflow.em.symmetry import symmetry_operators
 from emflow.validate import judge, judge_inputs, sanity
-from emflow.validate.angles import judge_coverage
+from emflow.validate.angles import Coverage, judge_coverage
 from emflow.validate.census import count_particles
 from emflow.validate.config import ValidateMaps
 from emflow.validate.directional import compare_directions, fsc_volume, sum_directions
@@ -92,7 +92,7 @@ class Evidence:
 
 def assess(evidence: Evidence, cfg: ValidateMaps) -> Finding:
     """Look at the evidence in every way there is."""
-    parts = (compare, look_for_faults, take_census, look_at_directions, look_at_model, look_at_hand)
+    parts = (compare, look_for_faults, look_at_particles, look_at_model, look_at_hand)
     return pool([part(evidence, cfg) for part in parts])
 
 
@@ -196,24 +196,31 @@ def look_for_faults(evidence: Evidence, cfg: ValidateMaps) -> Finding:
     )
 
 
-def look_at_directions(evidence: Evidence, cfg: ValidateMaps) -> Finding:
-    """Preferred orientation: what the angles say, and what the map says by itself."""
+def look_at_particles(evidence: Evidence, cfg: ValidateMaps) -> Finding:
+    """What the particle table says by itself, and preferred orientation by its angles and by the map."""
     table = evidence.particles
     views = views_of(table, cfg.symmetry) if table is not None else None
     coverage = judge_coverage(views) if views is not None else None
+    directions = _look_at_directions(evidence, coverage)
+    if views is not None:
+        directions.figures["views"] = draw_views(views)
+    return pool([_take_census(evidence, coverage, cfg), directions])
+
+
+def _look_at_directions(evidence: Evidence, coverage: Coverage | None) -> Finding:
     sums = sum_directions(*evidence.halves, evidence.mask.values, evidence.voxel_size_angstrom)
     cones = compare_directions(sums)
-    figures = {"views": draw_views(views)} if views is not None else {}
-    return Finding(
-        judgements=[judge_directions(coverage, cones)],
-        metrics=direction_metrics(coverage, cones),
-        figures=figures | ({"directions": draw_cones(cones)} if cones is not None else {}),
-        details={"cones": cone_lists(cones)} if cones is not None else {},
-        maps={"3dfsc": fsc_volume(sums, cones.band_shell)} if cones is not None else {},
+    found = Finding(
+        judgements=[judge_directions(coverage, cones)], metrics=direction_metrics(coverage, cones)
     )
+    if cones is not None:
+        found.figures["directions"] = draw_cones(cones)
+        found.details["cones"] = cone_lists(cones)
+        found.maps["3dfsc"] = fsc_volume(sums, cones.band_shell)
+    return found
 
 
-def take_census(evidence: Evidence, cfg: ValidateMaps) -> Finding:
+def _take_census(evidence: Evidence, coverage: Coverage | None, cfg: ValidateMaps) -> Finding:
     """Halves, doubles, poses, defoci and weights, as the particle table has them."""
     table, optics = evidence.particles, evidence.optics
     if table is None or not len(table):
@@ -222,8 +229,7 @@ def take_census(evidence: Evidence, cfg: ValidateMaps) -> Finding:
     ball = (6 / math.pi * mask.volume_angstrom3) ** (1 / 3)
     diameter = cfg.diameter_angstrom or mask.diameter_angstrom or ball
     census = count_particles(table, optics, diameter, cfg.double_distance_fraction * diameter, cfg.symmetry)
-    views = views_of(table, cfg.symmetry)
-    factor = judge_coverage(views).factor if views is not None and views.particles >= FEW else None
+    factor = coverage.factor if coverage is not None and coverage.particles >= FEW else None
     return Finding(
         judgements=judge_census(census, factor),
         metrics=census.metrics(),

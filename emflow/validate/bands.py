@@ -11,7 +11,7 @@ from scipy import stats
 from scipy.interpolate import RectBivariateSpline
 from torch import Tensor
 
-from emflow.em.fourier import good_size
+from emflow.em.fourier import crop_spectrum, good_size
 
 HALF_WIDTH = 0.2
 """A band reaches this far to either side of its centre, in the logarithm of the frequency."""
@@ -126,23 +126,6 @@ def radial_frequency(size: int, box_angstrom: float, device: torch.device | None
     return (full[:, None, None] + full[:, None] + half).sqrt_().div_(box_angstrom)
 
 
-def cut(spectrum: Tensor, size: int, new: int) -> Tensor:
-    """Crop or pad half-complex spectra (..., n, n, n//2 + 1) of cubes to those of ``new`` samples a side.
-
-    The scale is kept, so that ``irfftn(…, norm="forward")`` gives values of the old scale. The common Nyquist
-    plane is dropped.
-    """
-    if new == size:
-        return spectrum
-    reach = (min(size, new) - 1) // 2
-    out = spectrum.new_zeros(*spectrum.shape[:-3], new, new, new // 2 + 1)
-    for z in ((0, reach + 1), (-reach, 0)):
-        for y in ((0, reach + 1), (-reach, 0)):
-            zs, ys = slice(z[0], z[1] or None), slice(y[0], y[1] or None)
-            out[..., zs, ys, : reach + 1] = spectrum[..., zs, ys, : reach + 1]
-    return out
-
-
 class Windows:
     """Means of fields under the Gaussian window of a band, on a common grid of half the voxels a side."""
 
@@ -153,8 +136,8 @@ class Windows:
         self.grid = min(self.size, good_size(max(self.size / 2, 24)))
         self._mask = torch.fft.rfftn(mask, norm="forward")
         self._square = torch.fft.rfftn(mask.square(), norm="forward")
-        self._mask_on_grid = cut(self._mask, self.size, self.grid)
-        self._square = cut(self._square, self.size, self.grid)
+        self._mask_on_grid = crop_spectrum(self._mask, self.size, self.grid)
+        self._square = crop_spectrum(self._square, self.size, self.grid)
 
     def fine_grid(self, band: Band) -> int:
         """Samples a side on which products of a band's fields are made.
@@ -167,7 +150,7 @@ class Windows:
 
     def mask(self, size: int) -> Tensor:
         """The mask on a grid of ``size`` samples a side."""
-        coarse = torch.fft.irfftn(cut(self._mask, self.size, size), s=(size,) * 3, norm="forward")
+        coarse = torch.fft.irfftn(crop_spectrum(self._mask, self.size, size), s=(size,) * 3, norm="forward")
         return coarse.clamp_(0, 1)
 
     def sample(self, values: Tensor) -> Tensor:
@@ -179,7 +162,7 @@ class Windows:
     def smooth(self, fields: Tensor, sigma_angstrom: float) -> Tensor:
         """Means (..., g, g, g) on the common grid of fields (..., n, n, n) on any grid."""
         size = fields.shape[-1]
-        spectrum = cut(torch.fft.rfftn(fields, dim=(-3, -2, -1), norm="forward"), size, self.grid)
+        spectrum = crop_spectrum(torch.fft.rfftn(fields, dim=(-3, -2, -1), norm="forward"), size, self.grid)
         return self._window(spectrum, sigma_angstrom)
 
     def share(self, band: Band) -> tuple[Tensor, Tensor]:

@@ -43,8 +43,8 @@ from emflow.validate.inputs_images import (
     control_start,
     fewest_of_half,
     mask_of,
+    read_control,
     read_data,
-    read_halves,
     read_posed,
 )
 from emflow.validate.inputs_records import read_proof
@@ -192,7 +192,7 @@ def local(
             mean, noise = (halves[0] + halves[1]) / 2, (halves[0] - halves[1]) / 2
         else:
             mean, header, voxel = read_single(maps_[0], cfg.voxel_size_angstrom, device)
-        if not bool(mean.any()):
+        if not all(bool(volume.any()) for volume in halves or (mean,)):
             write_results(out, *nothing_local(), {})
             return
         weight = (Mask.read(mask, header, voxel, device) if mask else Mask.make(mean, voxel, cfg)).values
@@ -236,7 +236,7 @@ def particles(
     device = prepare(run)
     with Record("validate.particles", cfg, run, inputs=[star, half1, half2, *([mask] if mask else [])]):
         source = read_data(star)
-        halves, voxel = read_halves((half1, half2), cfg, device)
+        halves, _, voxel = read_pair((half1, half2), cfg.voxel_size_angstrom, device)
         if fewest_of_half(source) < FEWEST or not all(bool(half.any()) for half in halves):
             write_few_images(out, source)
             return
@@ -303,8 +303,8 @@ def noise_compare(
     device = prepare(run)
     pairs = [(folder / "half1.mrc", folder / "half2.mrc") for folder in (refined, control)]
     with Record("validate.noise_compare", cfg, run, inputs=[path for pair in pairs for path in pair]):
-        halves, voxel = read_halves(pairs[0], cfg, device)
-        noise, _ = read_halves(pairs[1], cfg, device, control=True)
+        halves, _, voxel = read_pair(pairs[0], cfg.voxel_size_angstrom, device)
+        noise = read_control(pairs[1], device)
         start = load_particles(control / "particles.star", images=False).control_angstrom
         if (
             start is None

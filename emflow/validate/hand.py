@@ -23,6 +23,7 @@ from torch import Tensor
 from emflow.em.fourier import good_size, resample
 from emflow.em.fsc import shell_index
 from emflow.em.masks import cosine_edge, solvent_mask
+from emflow.validate.sphere import hemisphere_points
 
 PITCH_ANGSTROM = 5.4
 CLAIM = 0.95
@@ -116,14 +117,6 @@ def measure_windings(volume: Tensor, voxel_size_angstrom: float, resolution_angs
     return Windings(position, axis, *_wind(fine, side / fine_box, position, axis))
 
 
-def half_sphere(count: int) -> Tensor:
-    """Evenly spread axes on the half sphere z > 0, a Fibonacci spiral: (count, 3), float32."""
-    i = torch.arange(count, dtype=torch.float64) + 0.5
-    z, angle = 1 - i / count, math.pi * (1 + math.sqrt(5)) * i
-    across = (1 - z * z).sqrt()
-    return torch.stack([across * angle.cos(), across * angle.sin(), z], -1).float()
-
-
 def _band_limited(volume: Tensor, voxel: float, resolution: float) -> Tensor:
     """Cut off at a resolution, with a soft edge of 15 %."""
     n = volume.shape[-1]
@@ -138,7 +131,7 @@ def _find_rods(volume: Tensor, voxel: float) -> tuple[Tensor, Tensor]:
     made = solvent_mask(
         volume, voxel, lowpass_angstrom=15, dilate_angstrom=0, edge_angstrom=5 * voxel
     ).mask.gt(0.5)
-    axes, spectrum = half_sphere(_AXES), torch.fft.rfftn(volume)
+    axes, spectrum = hemisphere_points(_AXES).float(), torch.fft.rfftn(volume)
     full, half = torch.fft.fftfreq(n, voxel), torch.fft.rfftfreq(n, voxel)
     squared = full[:, None, None] ** 2 + full[:, None] ** 2 + half**2
     best, which = torch.full(volume.shape, -torch.inf), torch.zeros(volume.shape, dtype=torch.long)

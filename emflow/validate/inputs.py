@@ -104,11 +104,11 @@ def check_headers(paths: tuple[Path, Path], headers: list[MrcHeader], told: floa
 def read_pair(
     paths: tuple[Path, Path], told: float | None, device: torch.device
 ) -> tuple[tuple[Tensor, Tensor], MrcHeader, float]:
-    """Read two half maps that belong together: the maps, the first header, the voxel size. Both may be empty."""
+    """Read two half maps that belong together: the maps, the first header, the voxel size. Either may be empty."""
     headers = [read_header(path) for path in paths]
     voxel = check_headers(paths, headers, told)
     one, two = (torch.from_numpy(read_mrc(path)).to(device) for path in paths)
-    if bool(one.any()) or bool(two.any()):
+    if bool(one.any()) and bool(two.any()):
         check_pixels(paths, [one, two])
     return (one, two), headers[0], voxel
 

@@ -14,7 +14,7 @@ from emflow.io.particles import Particles, load_particles
 from emflow.io.star import integers
 from emflow.step import EmflowError
 from emflow.validate.config import HalfMaps, NoiseControl
-from emflow.validate.inputs import Mask, check_headers, check_pixels
+from emflow.validate.inputs import Mask, check_pixels, read_pair
 from emflow.validate.subsets import Posed
 
 POSES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
@@ -75,24 +75,17 @@ def read_posed(star: Path, particles: Particles, symmetry: str, device: torch.de
     return Posed(images, rotations, shifts, symmetry)
 
 
-def read_halves(
-    paths: tuple[Path, Path], cfg: HalfMaps, device: torch.device, *, control: bool = False
-) -> tuple[tuple[Tensor, Tensor], float]:
-    """Read two half maps and their voxel size; ``control``: of a noise control, and nothing else."""
-    headers = [read_header(path) for path in paths]
-    if control:
-        other = next((path for path, header in zip(paths, headers, strict=True) if not header.control), None)
-        if other is not None:
+def read_control(paths: tuple[Path, Path], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Read the half maps of a noise control, and nothing else."""
+    for path in paths:
+        if not read_header(path).control:
             raise EmflowError(
-                f"{other}: carries no mark of a noise control; refine the stack of `noise-control`."
+                f"{path}: carries no mark of a noise control; refine the stack of `noise-control`."
             )
-        voxel = headers[0].voxel_size_angstrom
-    else:
-        voxel = check_headers(paths, headers, cfg.voxel_size_angstrom)
-    halves = [torch.from_numpy(read_mrc(path)).to(device) for path in paths]
-    if all(bool(half.any()) for half in halves):
-        check_pixels(paths, halves)
-    return (halves[0], halves[1]), voxel
+    one, two = (torch.from_numpy(read_mrc(path)).to(device) for path in paths)
+    if bool(one.any()) and bool(two.any()):
+        check_pixels(paths, [one, two])
+    return one, two
 
 
 def check_same_box(halves: tuple[Path, Path], shape: torch.Size, voxel: float, posed: Posed) -> None:
@@ -129,7 +122,7 @@ def control_start(cfg: NoiseControl, halves: tuple[Path, Path] | None, device: t
             "From which resolution on are phases to be random? Give --from-angstrom, or --half1 and --half2: then from "
             "where their FSC falls below validate.noise_control.randomise_below."
         )
-    (one, two), voxel = read_halves(halves, cfg, device)
+    (one, two), _, voxel = read_pair(halves, cfg.voxel_size_angstrom, device)
     shell = first_below(fsc(one, two), cfg.randomise_below)
     if shell is None:
         raise EmflowError(

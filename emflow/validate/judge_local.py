@@ -133,7 +133,7 @@ def nothing_local() -> tuple[dict[str, float | int | None], list[Judgement]]:
         Judgement(
             "Is every part of the map resolved?",
             "fail",
-            "The half maps are empty: there were too few particles.",
+            "The map, or one of its halves, is empty: there were too few particles.",
             "Look at the picks: no particles may be the truth about these micrographs.",
         )
     ]

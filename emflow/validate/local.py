@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from emflow.em.fourier import crop_spectrum
 from emflow.em.fsc import shell_index, shell_sum
 from emflow.validate.bands import (
     Band,
     Windows,
     critical_correlation,
-    cut,
     enlarge,
     make_bands,
     radial_frequency,
@@ -107,7 +107,7 @@ def local_fsc(
         size = windows.fine_grid(band)
         gain = band.gain(radial_frequency(size, windows.box, halves[0].device), windows.nyquist)
         one, two = (
-            torch.fft.irfftn(cut(s, windows.size, size) * gain, s=(size,) * 3, norm="forward")
+            torch.fft.irfftn(crop_spectrum(s, windows.size, size) * gain, s=(size,) * 3, norm="forward")
             for s in spectra
         )
         del gain

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from emflow.em.fourier import crop_spectrum
 from emflow.em.masks import soft_sphere
-from emflow.validate.bands import FINE, Band, Windows, critical_power, cut, make_bands, radial_frequency
+from emflow.validate.bands import FINE, Band, Windows, critical_power, make_bands, radial_frequency
 from emflow.validate.config import ValidateLocal
 from emflow.validate.local import LocalResolution, March, finish
 
@@ -78,7 +79,9 @@ def monogenic_bands(
         gain, directions = _riesz(windows, band, windows.fine_grid(band), volume.device)
         size = len(gain)
         power, other = (
-            windows.smooth(monogenic_power(cut(s, windows.size, size), directions, gain), sigma).clamp_min_(0)
+            windows.smooth(
+                monogenic_power(crop_spectrum(s, windows.size, size), directions, gain), sigma
+            ).clamp_min_(0)
             for s in spectra
         )
         tiny = 1e-6 * float(power.max()) + 1e-30

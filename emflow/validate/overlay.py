@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from emflow.em.fourier import crop_spectrum
 from emflow.em.fsc import first_below
 from emflow.em.volume_align import Match, align_volume
 
@@ -156,7 +157,8 @@ def _phase_correlation(half1: Tensor, half2: Tensor, top: int) -> list[tuple[Ten
     kx = line[: top + 2].abs()
     radius = (line[:, None, None] ** 2 + line[:, None] ** 2 + kx**2).sqrt()
     shell = (radius + 0.5).floor().long().clamp(max=top + 1)
-    first, second = (_crop(half, size) for half in (half1, half2))
+    spectra = (torch.fft.rfftn(torch.fft.ifftshift(half.float())) for half in (half1, half2))
+    first, second = (crop_spectrum(spectrum, n, size) for spectrum in spectra)
     double = torch.where((kx > 0) & (kx <= top), 2.0, 1.0).expand(shell.shape)
 
     def per_shell(values: Tensor) -> Tensor:
@@ -188,17 +190,6 @@ def _phase_correlation(half1: Tensor, half2: Tensor, top: int) -> list[tuple[Ten
                 found = (steps.flip(0).cpu() * (n / size), reach, agreeing)
         assert found is not None
         out.append(found)
-    return out
-
-
-def _crop(volume: Tensor, size: int) -> Tensor:
-    """Transform about the centre n//2, cropped to (size, size, size//2 + 1); its own Nyquist planes are zero."""
-    n, top = volume.shape[-1], size // 2 - 1
-    spectrum = torch.fft.rfftn(torch.fft.ifftshift(volume.float()))
-    at = torch.arange(-top, top + 1, device=volume.device)
-    out = torch.zeros(size, size, size // 2 + 1, dtype=spectrum.dtype, device=volume.device)
-    rows = at % size
-    out[rows[:, None], rows, : top + 1] = spectrum[at % n][:, at % n][:, :, : top + 1]
     return out
 
 

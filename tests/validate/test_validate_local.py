@@ -12,11 +12,12 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from emflow.device import generator
+from emflow.em.fourier import crop_spectrum
 from emflow.em.fsc import shell_index
 from emflow.em.masks import soft_sphere, solvent_mask
 from emflow.io.mrc import RESTORED_LABEL, UNRESTORED_LABEL, read_header, read_mrc, write_mrc
 from emflow.step import EmflowError
-from emflow.validate.bands import Windows, critical_correlation, cut, enlarge, make_bands
+from emflow.validate.bands import Windows, critical_correlation, enlarge, make_bands
 from emflow.validate.command import local
 from emflow.validate.config import ValidateLocal
 from emflow.validate.filter import filter_locally
@@ -109,7 +110,7 @@ def test_the_monogenic_amplitude_of_a_wave_is_flat() -> None:
 def test_cutting_a_spectrum_and_enlarging_keep_values_in_place() -> None:
     smooth = torch.cos(2 * math.pi * torch.arange(N) / N)[:, None, None] + torch.zeros(N, N, N)
     coarse = torch.fft.irfftn(
-        cut(torch.fft.rfftn(smooth, norm="forward"), N, 24), s=(24,) * 3, norm="forward"
+        crop_spectrum(torch.fft.rfftn(smooth, norm="forward"), N, 24), s=(24,) * 3, norm="forward"
     )
     torch.testing.assert_close(coarse, smooth[::2, ::2, ::2], atol=1e-5, rtol=0)
     torch.testing.assert_close(enlarge(coarse, N), smooth, atol=0.02, rtol=0)

@@ -18,7 +18,7 @@ from emflow.device import generator
 from emflow.em.masks import solvent_mask
 from emflow.io.mrc import write_mrc
 from emflow.step import EmflowError
-from emflow.validate.assess import compare, look_at_directions, look_for_faults, take_census
+from emflow.validate.assess import compare, look_at_particles, look_for_faults
 from emflow.validate.command import maps
 from emflow.validate.inputs_records import read_proof
 
@@ -48,8 +48,7 @@ def test_no_alarm_on_a_clean_set(simulate_pair: Make, number: int, verdicts: Mak
         pair,
         compare,
         look_for_faults,
-        take_census,
-        look_at_directions,
+        look_at_particles,
         symmetry=pair.symmetry,
         particles=table,
         images=images,
@@ -315,13 +314,11 @@ def whole_table(pixel: float) -> pd.DataFrame:
 
 def test_preferred_orientation(simulate_pair: Make, verdicts: Make, row: Make) -> None:
     pair = simulate_pair(1, **CLEAN[1])
-    assert row(
-        verdicts(pair, look_at_directions, particles=views(400, 0.05)), "enough directions"
-    ).answer in (
+    assert row(verdicts(pair, look_at_particles, particles=views(400, 0.05)), "enough directions").answer in (
         "warn",
         "fail",
     )
     assert (
-        row(verdicts(pair, look_at_directions, particles=views(400, 1.0)), "enough directions").answer
+        row(verdicts(pair, look_at_particles, particles=views(400, 1.0)), "enough directions").answer
         == "pass"
     )
