@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from emflow.device import prepare
+from emflow.em.pose_fit import FittedPoses
 from emflow.io.checkpoint import Checkpoint
 from emflow.io.journal import result_key
 from emflow.io.particle_images import image_set
@@ -29,6 +30,7 @@ from emflow.reconstruct.outputs import (
     Maps,
     fsc_tables,
     pose_columns,
+    uncertainty_columns,
     with_columns,
     write_empty,
     write_maps,
@@ -179,7 +181,7 @@ def _write_refined(
         "significance_aspherical_sd": agreement.significance("aspherical"),
         "iterations": state.iteration,
         "last_pose_change_median_deg": last["pose_change_deg"],
-        "pose_probability_median": float(torch.cat([half.probability for half in state.halves]).median()),
+        "pose_sigma_median_deg": last["pose_sigma_deg"],
         "sharpening_bfactor_angstrom2": bfactor,
         "diameter_angstrom": diameter,
     }
@@ -189,19 +191,18 @@ def _write_refined(
         judge.judge_convergence(state.iteration, cfg.max_iterations),
         *judge.judge_control(control),
     ]
-    columns = _refined_poses(state, len(images), voxel)
+    columns = _refined_poses(state, voxel)
     tables = {"optics": source.optics, "particles": with_columns(source, columns)}
     write_results(out, tables, metrics, judgements, fsc_tables(agreement))
 
 
-def _refined_poses(state: State, count: int, pixel_size_angstrom: float) -> dict[str, list[str]]:
+def _refined_poses(state: State, pixel_size_angstrom: float) -> dict[str, list[str]]:
     """Pose columns of all particles in their table's order."""
-    rotations, shifts, probability = torch.empty(count, 3, 3), torch.empty(count, 2), torch.empty(count)
-    for half in state.halves:
-        rotations[half.rows], shifts[half.rows] = half.rotations, half.shifts_px
-        probability[half.rows] = half.probability
-    likely = {"rlnMaxValueProbDistribution": [f"{value:.6f}" for value in probability.tolist()]}
-    return pose_columns(rotations, shifts, pixel_size_angstrom) | likely
+    ordered = torch.cat([half.rows for half in state.halves]).argsort()
+    poses = FittedPoses.cat([half.poses for half in state.halves])[ordered]
+    return pose_columns(poses.rotations, poses.shifts_px, pixel_size_angstrom) | uncertainty_columns(
+        poses, pixel_size_angstrom
+    )
 
 
 def _key(cfg: StepConfig, star: Path, particles: Particles, start: Path | None = None) -> str:
