@@ -15,6 +15,8 @@ from emflow.em.symmetry import symmetry_operators
 
 SIGNIFICANT = 8.0
 """Standard deviations above noise that count as agreement: the best of all frames on noise reaches 5 to 6."""
+BEYOND_GIVEN = 0.75
+"""Agreement has to reach finer than this part of the resolution of a map that both began from."""
 RANDOMISE_BELOW = 0.8
 """Phases are randomised from the first shell where the FSC within the sphere falls below this, as RELION does."""
 
@@ -32,6 +34,8 @@ class Agreement:
     diameter_angstrom: float
     noise_deviation: Tensor
     """Standard deviation of the FSC of noise in each shell."""
+    given_angstrom: float | None = None
+    """Resolution of a map that both began from, if they did: agreement to this detail is no evidence."""
 
     def resolution(self, curve: str = "whole") -> float | None:
         """Resolution of a curve at 0.143, in ångström; None if it falls below at the first shell."""
@@ -47,8 +51,11 @@ class Agreement:
 
     @property
     def found(self) -> bool:
-        """Whether the maps agree in more than chance and more than a sphere."""
-        return self.significance("aspherical") >= SIGNIFICANT and self.resolution("aspherical") is not None
+        """Whether the maps agree in more than chance, more than a sphere, and more than what both began from."""
+        rest = self.resolution("aspherical")
+        if rest is None or (self.given_angstrom is not None and rest > BEYOND_GIVEN * self.given_angstrom):
+            return False
+        return self.significance("aspherical") >= SIGNIFICANT
 
     @property
     def is_sphere(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from emflow.reconstruct.inputs import (
     independent_starts,
     read_halves,
     read_particles,
+    start_lowpass,
     too_few,
 )
 from emflow.reconstruct.merge import merge, particle_mask
@@ -145,27 +147,34 @@ def refine(
         checkpoint = Checkpoint(
             out / ".checkpoint" / "state.safetensors", _key(cfg, particles, source, start)
         )
+        given = None if independent_starts(start) else start_lowpass(cfg, diameter)
         kept = checkpoint.load()
         if kept is not None:
             state = unpack(*kept, images)
         else:
             volumes, voxel = read_halves(start)
-            state = start_state(refinement, volumes, voxel)
+            state = start_state(refinement, volumes, voxel, given)
         state = refinement.run(state, lambda reached: checkpoint.save(*pack(reached)))
-        _write_refined(source, refinement, state, diameter, start, out)
+        _write_refined(source, refinement, state, diameter, given, out)
 
 
 def _write_refined(
-    source: Particles, refinement: Refinement, state: State, diameter: float, start: Path, out: Path
+    source: Particles,
+    refinement: Refinement,
+    state: State,
+    diameter: float,
+    given: float | None,
+    out: Path,
 ) -> None:
     """Write what a refinement came to."""
     images, cfg = refinement.images, refinement.cfg
     voxel = images.pixel_size_angstrom
     half1, half2 = (refinement.accumulate(half).solve() for half in state.halves)
-    agreement = compare(half1, half2, voxel, diameter, cfg.symmetry)
+    agreement = replace(compare(half1, half2, voxel, diameter, cfg.symmetry), given_angstrom=given)
     mask = particle_mask(0.5 * (half1 + half2), agreement)
     if agreement.found:
-        agreement = compare(half1, half2, voxel, diameter, cfg.symmetry, mask)
+        masked = compare(half1, half2, voxel, diameter, cfg.symmetry, mask)
+        agreement = replace(masked, given_angstrom=given)
     merged, bfactor = merge(half1, half2, agreement.whole, voxel, cfg.sharpening_bfactor_angstrom2)
     control = source.control_angstrom
     write_maps(out, Maps(half1, half2, merged, mask, voxel, control is not None))
@@ -187,7 +196,7 @@ def _write_refined(
     }
     judgements = [
         judge.judge_agreement("Do two independent halves agree?", agreement, "Half-sets refined apart"),
-        judge.judge_independence(independent_starts(start)),
+        judge.judge_independence(given),
         judge.judge_convergence(state.iteration, cfg.max_iterations),
         *judge.judge_control(control),
     ]

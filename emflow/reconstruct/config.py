@@ -30,6 +30,10 @@ class ReconstructAbinitio(SpecimenSize, SpecimenSymmetry):
 class ReconstructRefine(SpecimenSize, SpecimenSymmetry):
     """Refine poses and map in two independent halves."""
 
+    start_lowpass_angstrom: float | None = Field(None, gt=1, le=500)
+    """First maps that are not known to come from separate random starts are filtered to this resolution: what the
+    halves agree on beyond it is the particles' own. null takes a fifth of the diameter, divided by the cube root of
+    the symmetry's order."""
     max_iterations: int = Field(15, ge=1, le=100)
     """Iterations at most; it stops when two in a row bring no finer shell."""
     global_iterations: int = Field(2, ge=0, le=100)

@@ -11,9 +11,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from emflow.em.symmetry import symmetry_operators
 from emflow.io.mrc import read_header, read_mrc
 from emflow.io.particles import Particles, load_particles
 from emflow.io.star import integers
+from emflow.reconstruct.config import ReconstructRefine
 from emflow.step import EmflowError, SpecimenSize
 
 log = logging.getLogger("emflow")
@@ -82,6 +84,12 @@ def diameter_of(cfg: SpecimenSize, box: int, pixel_size_angstrom: float) -> floa
             "Extract with a larger box (extract.run.box_size_px), or correct the diameter."
         )
     return cfg.diameter_angstrom
+
+
+def start_lowpass(cfg: ReconstructRefine, diameter_angstrom: float) -> float:
+    """Resolution to which first maps are filtered that may know of each other."""
+    order = len(symmetry_operators(cfg.symmetry))
+    return cfg.start_lowpass_angstrom or diameter_angstrom / (5 * order ** (1 / 3))
 
 
 def read_halves(folder: Path) -> tuple[tuple[Tensor, Tensor], float]:

@@ -42,6 +42,16 @@ def judge_agreement(question: str, agreement: Agreement, sources: str) -> Judgem
         f"FSC 0.143 at {_angstrom(whole)}; without the spherical part at {_angstrom(rest)} "
         f"({agreement.significance('aspherical'):.0f} standard deviations above noise)"
     )
+    given = agreement.given_angstrom
+    if not agreement.found and given is not None:
+        return Judgement(
+            question,
+            "fail",
+            f"No structure: {sources} agree no further than the map that both began from, which was filtered to "
+            f"{given:.0f} Å, or by chance: {numbers}.",
+            "Do not interpret the map: noise aligned to any reference gives that reference back. Start from "
+            "`emflow reconstruct abinitio`, or look at the particles.",
+        )
     if not agreement.found and agreement.is_sphere:
         return Judgement(
             question,
@@ -111,17 +121,18 @@ def judge_starts(evidence: list[list[float]]) -> Judgement:
     return Judgement(question, "pass", f"Log-likelihood, {text}.")
 
 
-def judge_independence(known: bool) -> Judgement:
-    """Say whether the two halves began apart."""
+def judge_independence(given_angstrom: float | None) -> Judgement:
+    """Say whether the two halves began apart; otherwise, the resolution of what was given to them."""
     question = "Did the two halves begin apart?"
-    if known:
+    if given_angstrom is None:
         return Judgement(
             question, "pass", "Each half was refined from its own first map, found from a random start."
         )
     return Judgement(
         question,
         "unknown",
-        "The first maps do not come from emflow's ab initio; halves that began from one reference can agree on it.",
+        "The first maps do not come from emflow's ab initio; halves that began from one reference can agree on it. "
+        f"They were filtered to {given_angstrom:.0f} Å: what the halves agree on beyond that is their own.",
         "Start from `emflow reconstruct abinitio`, which keeps the halves apart.",
     )
 

@@ -16,11 +16,17 @@ from emflow.reconstruct.refine import HalfState, Refinement, State
 _HALF = ("volume", "noise")
 
 
-def start_state(refinement: Refinement, volumes: tuple[Tensor, Tensor], voxel_size_angstrom: float) -> State:
+def start_state(
+    refinement: Refinement,
+    volumes: tuple[Tensor, Tensor],
+    voxel_size_angstrom: float,
+    lowpass_angstrom: float | None = None,
+) -> State:
     """State before the first iteration, from two first maps in one frame.
 
     Each map is put on the images' grid, in the images' units (white noise of deviation 1 in a pixel makes a
-    particle's contrast grow with the square of the pixel), and filtered by the FSC of the two.
+    particle's contrast grow with the square of the pixel), and filtered by the FSC of the two; beyond
+    ``lowpass_angstrom`` nothing is kept of them.
     """
     images = refinement.images
     scale = (images.pixel_size_angstrom / voxel_size_angstrom) ** 2
@@ -37,6 +43,9 @@ def start_state(refinement: Refinement, volumes: tuple[Tensor, Tensor], voxel_si
     least = max(3, round(0.5 * refinement.first_band))
     weight[: least + 1] = weight[: least + 1].clamp(min=0.3)
     weight[max(least, len(curve) if shell is None else shell) + 1 :] = 0
+    if lowpass_angstrom is not None:
+        beyond = torch.arange(len(weight)) > refinement.extent / lowpass_angstrom
+        weight[beyond], curve[beyond] = 0, 0
     padded = torch.nn.functional.pad(weight, (0, 1)).float().to(images.device)
     index = shell_index(images.box, device=images.device)
     side = (images.box,) * 3

@@ -103,10 +103,12 @@ def test_columns_of_the_input_come_out_unchanged(chain: tuple) -> None:
         for column in before:
             assert list(after[column]) == list(before[column])
         assert {"rlnAnglePsi", "rlnOriginXAngst"} <= set(after.columns)
-    likely = floats(
-        read_table(folder / "refine" / "particles.star", "particles"), "rlnMaxValueProbDistribution"
-    )
-    assert ((likely > 0) & (likely <= 1)).all()
+    refined = read_table(folder / "refine" / "particles.star", "particles")
+    assert (
+        (floats(refined, "emflowPoseSigmaDeg") > 0.05) & (floats(refined, "emflowPoseSigmaDeg") < 20)
+    ).all()
+    assert floats(refined, "emflowShiftSigmaAngst").max() < 6.0  # a pixel
+    assert np.median(floats(refined, "rlnLogLikeliContribution")) > 0
 
 
 def test_shifts_are_relions_origins(chain: tuple) -> None:
