@@ -42,6 +42,8 @@ class TiltFit:
     """(2,): moves the images to where the untilted ones are."""
     error_mrad: Tensor
     """Standard deviation of each by the noise alone, (2,)."""
+    contrast: float
+    """How much of the reference the images show with this tilt; 1 where they are what it is made of."""
 
 
 def sum_phases(matcher: Matcher, half: int, changes: Changes) -> list[PhaseSums]:
@@ -96,18 +98,24 @@ def fit_tilt(sums: PhaseSums, geometry: Geometry, optics: Ctf, tilted: bool = Tr
             damping *= 10
     known = 2 * (design * sums.power) @ design.T
     error = torch.linalg.pinv(known).diagonal().clamp(min=0).sqrt()
-    return TiltFit(best[:2], best[2:], error[:2])
+    contrast = 0.5 * likelihood(sums, design, best) / max(float(sums.power.sum()), 1e-20)
+    return TiltFit(best[:2], best[2:], error[:2], contrast)
 
 
-def held_out_gain(fit: TiltFit, sums: PhaseSums, geometry: Geometry, optics: Ctf) -> float:
-    """Log-likelihood that one half's tilt gains in the other half's images, each with its own shift."""
+def held_out_gain(fit: TiltFit, sums: PhaseSums, geometry: Geometry, optics: Ctf) -> tuple[float, float]:
+    """Log-likelihood that one half's tilt gains in the other half's images, each with its own shift; its deviation by noise.
+
+    The deviation is what images without any particle would give, √(2 Σ W|exp(iφ) − 1|²) for the change of phase φ.
+    """
     turned = turn(sums, geometry, optics, fit.tilt_mrad)
     design = design_of(geometry, optics)
-    values = []
-    for these in (turned, sums):
-        shift = fit_tilt(these, geometry, optics, tilted=False)
-        values.append(likelihood(these, design, torch.cat([torch.zeros(2), shift.shift_px]).double()))
-    return values[0] - values[1]
+    values, phases = [], []
+    for these, tilt in ((turned, fit.tilt_mrad), (sums, 0 * fit.tilt_mrad)):
+        shift = fit_tilt(these, geometry, optics, tilted=False).shift_px
+        values.append(likelihood(these, design, torch.cat([torch.zeros(2).double(), shift])))
+        phases.append(torch.cat([tilt, shift]) @ design)
+    moved = 2 - 2 * torch.cos(phases[0] - phases[1])
+    return values[0] - values[1], math.sqrt(2 * float((sums.power * moved).sum()))
 
 
 def turn(sums: PhaseSums, geometry: Geometry, optics: Ctf, tilt_mrad: Tensor) -> PhaseSums:

@@ -31,8 +31,8 @@ log = logging.getLogger("emflow")
 
 CONVINCING = 3.0
 """Standard errors above nothing that a gain in data not fitted must reach."""
-CONVINCING_GAIN = 8.0
-"""Log-likelihood that a half's tilt must gain in the other half's images; noise gives at most 0 on average."""
+LEAST_CONTRAST = 0.1
+"""Of the images, where their reference has 1: below this they do not show it."""
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,16 @@ class Tilt:
 
     group: int
     halves: tuple[TiltFit, TiltFit]
-    gains: tuple[float, float]
-    """What half 1's gains in half 2's images, and the other way round; log-likelihood."""
+    gains: tuple[Gain, Gain]
+    """What half 1's gains in half 2's images, and the other way round; of all of them together."""
     sums: PhaseSums
     """Of both halves, before this fit: for the picture."""
 
     @property
     def applied(self) -> bool:
         """Whether the other half bears it out both ways."""
-        return min(self.gains) > CONVINCING_GAIN
+        shown = min(half.contrast for half in self.halves) > LEAST_CONTRAST
+        return shown and all(gain.convincing for gain in self.gains)
 
     @property
     def mean_mrad(self) -> Tensor:
@@ -110,6 +111,11 @@ class CtfFit:
     astigmatisms: list[AstigmatismFit] = field(default_factory=list)
     at_edge: float = 0.0
     """Fraction of particles whose likeliest offset is the search's first or last."""
+
+    @property
+    def seen(self) -> bool:
+        """Whether the images of both halves show their reference at all; without, contrasts mean nothing."""
+        return min(contrasts.common for contrasts in self.contrasts) > LEAST_CONTRAST
 
     @property
     def changed(self) -> bool:
@@ -179,8 +185,8 @@ class CtfRefinement:
                 continue
             first, second = (fit_tilt(each, self.geometry, optics) for each in both)
             gains = (
-                held_out_gain(first, both[1], self.geometry, optics),
-                held_out_gain(second, both[0], self.geometry, optics),
+                Gain(*held_out_gain(first, both[1], self.geometry, optics)),
+                Gain(*held_out_gain(second, both[0], self.geometry, optics)),
             )
             whole = PhaseSums(both[0].product + both[1].product, both[0].power + both[1].power)
             tilt = Tilt(group, (first, second), gains, whole)
@@ -229,7 +235,7 @@ class CtfRefinement:
             fit.populations.append(population)
             fit.contrasts.append(contrasts)
             fit.offset[rows], fit.deviation[rows] = guess, population.deviation.float()
-            if contrasts.common > 0:
+            if contrasts.common > LEAST_CONTRAST:
                 fit.contrast[rows] = (contrasts.mean / contrasts.mean.mean()).float()
             best = likelihood.argmax(1)
             edge += int(((best == 0) | (best == len(offsets) - 1)).sum())
@@ -238,6 +244,8 @@ class CtfRefinement:
     def _astigmatism(self) -> bool:
         """Fit the astigmatism at the particles' offsets; whether it is applied."""
         fit, views = self.fit, self.views
+        if not fit.seen:
+            return False
         unit = views.micrograph if self.cfg.astigmatism == "micrograph" else self.matcher.images.group
         known = Changes(**{**vars(fit.changes), "defocus_angstrom": fit.offset})
         found = [
@@ -273,6 +281,9 @@ class CtfRefinement:
             by_micrograph.append(torch.zeros(int(micrograph.max()) + 1).index_add_(0, micrograph, expected))
         fit.gain_beyond = Gain.of(torch.cat(own))
         fit.gain_micrograph = Gain.of(torch.cat(by_micrograph), sum(map(len, self.rows)))
+        if not fit.seen:
+            fit.contrast.fill_(1.0)
+            return
         if self.cfg.defocus == "particle" and fit.gain_beyond.convincing:
             fit.level, fit.gain = "particle", Gain.of(torch.cat(own) + torch.cat(shared))
             fit.changes.defocus_angstrom = fit.offset.clone()
@@ -280,9 +291,3 @@ class CtfRefinement:
             fit.level, fit.gain = "micrograph", fit.gain_micrograph
             for rows, population in zip(self.rows, fit.populations, strict=True):
                 fit.changes.defocus_angstrom[rows] = population.expected.float()
-        self._keep_contrast()
-
-    def _keep_contrast(self) -> None:
-        """Without any signal in the images, contrasts mean nothing: all are 1."""
-        if min(contrasts.common for contrasts in self.fit.contrasts) <= 0:
-            self.fit.contrast.fill_(1.0)

@@ -38,6 +38,15 @@ def _words(gain: Gain) -> str:
 
 def _defocus(fit: CtfFit) -> Judgement:
     """Whether offsets found in one half of the Fourier pixels are borne out by the other half."""
+    if not fit.seen:
+        contrast = min(contrasts.common for contrasts in fit.contrasts)
+        return Judgement(
+            HOLDS,
+            "fail",
+            f"The images hardly show the map at the poses given: their contrast is {contrast:.2f} where the map's is 1. "
+            "Nothing was changed.",
+            "Give the particles.star and the half maps of one refinement.",
+        )
     evidence = (
         "Log-likelihood that a defocus found in half of the Fourier pixels gains in the other half, a particle: "
         f"{_words(fit.gain_micrograph)} with one offset a micrograph, {_words(fit.gain_beyond)} more with one a "
@@ -77,7 +86,7 @@ def _tilt(fit: CtfFit, tilt: Tilt) -> Judgement:
     one, two = (half.tilt_mrad.tolist() for half in tilt.halves)
     evidence = (
         f"Half 1 finds {one[0]:.3f}, {one[1]:.3f} mrad beyond the table's, half 2 {two[0]:.3f}, {two[1]:.3f}; each gains "
-        f"{tilt.gains[0]:.1f} and {tilt.gains[1]:.1f} of log-likelihood in the other's images."
+        f"{_words(tilt.gains[0])} and {_words(tilt.gains[1])} of log-likelihood in the other's images."
     )
     if not tilt.applied:
         return Judgement(question, "unknown", f"No tilt is borne out; the table's was kept. {evidence}", "")
