@@ -23,6 +23,8 @@ from emflow.reconstruct.ctf_match import Geometry, Match
 
 _PER_PERIOD = 16.0
 """Offsets tried in a period of the CTF at the finest detail."""
+_COARSEST_ANGSTROM = 40.0
+"""Step at most: ice is often no rougher than a few of these."""
 _MOST = 2001
 
 
@@ -50,7 +52,8 @@ class Grid:
         position = torch.empty(int(whole.max()) + 1, dtype=torch.long, device=whole.device)
         position[values] = torch.arange(len(values), device=whole.device)
         finest = float(plane.radius[-1]) / geometry.extent_angstrom
-        step = 1 / (wavelength_angstrom(voltage_kv) * finest**2) / _PER_PERIOD
+        period = 1 / (wavelength_angstrom(voltage_kv) * finest**2)
+        step = min(period / _PER_PERIOD, _COARSEST_ANGSTROM)
         half = min(max(4, math.ceil(range_angstrom / step)), _MOST // 2)
         offsets = torch.arange(-half, half + 1, device=whole.device) * (range_angstrom / half)
         squared = values.float() / geometry.extent_angstrom**2

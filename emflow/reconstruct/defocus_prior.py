@@ -64,7 +64,7 @@ def fit_population(
     outer = design[:, :, None] * design[:, None]
     variance = torch.full((), first_spread**2, dtype=torch.float64)
     prior = torch.tensor([first_spread**2, *2 * [first_spread**2 / 9]], dtype=torch.float64)
-    floor = 1e-4 * first_spread**2
+    floor = max(1e-4 * first_spread**2, float(offsets[1] - offsets[0]) ** 2 / 12)
     # what the others on the micrograph say of each particle: a Gaussian of this centre and this variance
     centre, uncertain = torch.zeros(n, dtype=torch.float64), design.square() @ prior
     for _ in range(_PASSES):
