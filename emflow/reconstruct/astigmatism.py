@@ -8,6 +8,7 @@ the likelihood of any change exactly; Newton's method finds its maximum for all 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -73,27 +74,41 @@ def fit_astigmatism(
         Common contrast of the half's images.
     """
     units = int(unit.max()) + 1
-    sums = _Sums(units, matcher)
-    seen = torch.zeros(units, dtype=torch.long)
-    for group, part in matcher.chunks(half):
-        mine = unit[part]
-        place = torch.arange(len(part))
-        sums.add(matcher.match(half, group, part, changes), mine, place % 2)
-        seen += torch.bincount(mine, minlength=units)
-    wave = wavelength_angstrom(matcher.views.ctf[0].voltage_kv)
-    basis = matcher.geometry.basis() * (math.pi * wave)
-    halves, whole = sums.values, sums.values.sum(1)
-    best, known = _maximise(whole, basis, contrast)
-    change, deviation, spread = _shrink(best, known, seen > 0)
-    gain = torch.zeros(units, dtype=torch.float64)
-    for train, test in ((0, 1), (1, 0)):
-        found, sure = _maximise(halves[:, train], basis, contrast)
-        drawn, _, _ = _shrink(found, sure, seen > 1)
-        # the defocus beside it is free in both cases: the gain is that of the astigmatism alone
-        start = torch.cat([best[:, :1], drawn], 1)
-        gain += _value(halves[:, test], basis, start, contrast)
-        gain -= _value(halves[:, test], basis, torch.cat([best[:, :1], 0 * drawn], 1), contrast)
+    basis = matcher.geometry.basis() * (math.pi * wavelength_angstrom(matcher.views.ctf[0].voltage_kv))
+    best, known = torch.zeros(units, 3, dtype=torch.float64), torch.zeros(units, 3, 3, dtype=torch.float64)
+    gain, seen = torch.zeros(units, dtype=torch.float64), torch.zeros(units, dtype=torch.bool)
+    for sums, here in _blocks(matcher, half, changes, unit):
+        best[here], known[here] = _maximise(sums.sum(1), basis, contrast)
+        gain[here] = _held_out(sums, basis, best[here, :1], contrast)
+        seen[here] = True
+    known[~seen] = torch.eye(3, dtype=torch.float64)
+    change, deviation, spread = _shrink(best, known, seen)
     return AstigmatismFit(change, deviation, spread, gain)
+
+
+def _blocks(matcher: Matcher, half: int, changes: Changes, unit: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Sums (u, 2, 4, M) of units that are complete, and their numbers (u,): units within one chunk go at once."""
+    chunks = list(matcher.chunks(half))
+    within = torch.cat([part_unit.unique() for part_unit in (unit[part] for _, part in chunks)])
+    spread_out = within.unique(return_counts=True)[1].max() > 1
+    blocks = [chunks] if spread_out else [[chunk] for chunk in chunks]
+    for block in blocks:
+        here, local = unit[torch.cat([part for _, part in block])].unique(return_inverse=True)
+        sums = _Sums(len(here), matcher)
+        for (group, part), mine in zip(block, local.split([len(part) for _, part in block]), strict=True):
+            sums.add(matcher.match(half, group, part, changes), mine, torch.arange(len(part)) % 2)
+        yield sums.values, here
+
+
+def _held_out(sums: Tensor, basis: Tensor, defocus: Tensor, contrast: float) -> Tensor:
+    """Log-likelihood (u,) that the astigmatism of each half of the particles gains in the other, at one defocus (u, 1)."""
+    gain = torch.zeros(len(sums), dtype=torch.float64)
+    for train, test in ((0, 1), (1, 0)):
+        found, sure = _maximise(sums[:, train], basis, contrast)
+        drawn, _, _ = _shrink(found, sure, torch.ones(len(sums), dtype=torch.bool))
+        gain += _value(sums[:, test], basis, torch.cat([defocus, drawn], 1), contrast)
+        gain -= _value(sums[:, test], basis, torch.cat([defocus, 0 * drawn], 1), contrast)
+    return gain
 
 
 def _maximise(sums: Tensor, basis: Tensor, contrast: float) -> tuple[Tensor, Tensor]:

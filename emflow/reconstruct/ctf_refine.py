@@ -246,7 +246,10 @@ class CtfRefinement:
         fit, views = self.fit, self.views
         if not fit.seen:
             return False
-        unit = views.micrograph if self.cfg.astigmatism == "micrograph" else self.matcher.images.group
+        unit = self.matcher.images.group
+        if self.cfg.astigmatism == "micrograph":
+            pairs = views.micrograph * len(views.ctf) + unit
+            unit = pairs.unique(return_inverse=True)[1]
         known = Changes(**{**vars(fit.changes), "defocus_angstrom": fit.offset})
         found = [
             fit_astigmatism(self.matcher, half, known, unit, fit.contrasts[half - 1].common)
