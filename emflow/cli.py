@@ -70,6 +70,7 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "abinitio": "Find a first map from random starts.",
             "refine": "Refine poses and map in two independent halves.",
+            "ctf": "Refine defocus, astigmatism and beam tilt at the poses found.",
         },
     ),
     "heterogeneity": (

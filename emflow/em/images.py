@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from emflow.em.slices import HalfPlane
+from emflow.em.slices import HalfPlane, complex_product
 
 BATCH = 512
 """Images that are read and transformed at a time."""
@@ -30,6 +30,8 @@ class ImageSet:
     group: Tensor
     """Number of the optics group of each, from 0, (N,): each has its own noise."""
     device: torch.device
+    aberration: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    """Rows (B,) and frequencies fy, fx (M,) → phases (B, M) whose exp(+iφ) mends odd aberrations; None without."""
 
     def __len__(self) -> int:
         return len(self.half)
@@ -45,8 +47,12 @@ class ImageSet:
     def transforms(self, rows: Tensor, plane: HalfPlane) -> tuple[Tensor, Tensor]:
         """Fourier pixels (B, 2, M) and CTF (B, M) of some images."""
         extent = self.box * self.pixel_size_angstrom
-        images = self.read(rows).to(self.device)
-        return plane.transform(images), self.ctf(rows, plane.ky / extent, plane.kx / extent)
+        fy, fx = plane.ky / extent, plane.kx / extent
+        pixels = plane.transform(self.read(rows).to(self.device))
+        if self.aberration is not None:
+            phase = self.aberration(rows, fy, fx)
+            pixels = complex_product(pixels, torch.stack([torch.cos(phase), torch.sin(phase)], 1))
+        return pixels, self.ctf(rows, fy, fx)
 
     def batches(self, rows: Tensor, plane: HalfPlane) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Rows, Fourier pixels and CTF, a batch at a time."""

@@ -103,6 +103,31 @@ def ctf_values(ctf: Ctf, fy: Tensor, fx: Tensor) -> Tensor:
     return -torch.sin(ctf_phase(ctf, fy, fx))
 
 
+def beam_tilt_phase(
+    tilt_mrad: tuple[float, float], voltage_kv: float, cs_mm: float, fy: Tensor, fx: Tensor
+) -> Tensor:
+    """Return the phase φ by which a tilted beam falsifies images, as RELION defines it.
+
+    φ = 2π·Cs·λ²·s²·(s·t): an image's transform is that of the untilted one times exp(−iφ), so exp(+iφ) mends it
+    (axial coma; Zivanov et al., eLife 7 (2018) e42166, eq. 11; the sign is that of rlnBeamTiltX/Y).
+
+    Parameters
+    ----------
+    tilt_mrad
+        rlnBeamTiltX and rlnBeamTiltY, in milliradian.
+    voltage_kv, cs_mm
+        Of the microscope. Without spherical aberration there is no coma.
+    fy, fx
+        Frequencies in 1/ångström, of one common shape F.
+
+    Returns
+    -------
+    Tensor of shape F, in radian.
+    """
+    factor = 2 * math.pi * cs_mm * 1e7 * wavelength_angstrom(voltage_kv) ** 2 * 1e-3
+    return factor * (fx * fx + fy * fy) * (fx * tilt_mrad[0] + fy * tilt_mrad[1])
+
+
 def rfft_frequencies(
     shape: tuple[int, int], pixel_size_angstrom: float, device: torch.device | None = None
 ) -> tuple[Tensor, Tensor]:

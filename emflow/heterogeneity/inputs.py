@@ -24,7 +24,8 @@ from emflow.em.wiener import PosedImages
 from emflow.heterogeneity.config import HeterogeneityFit
 from emflow.heterogeneity.model import Stack
 from emflow.io.mrc import read_header, read_mrc
-from emflow.io.particles import Particles, ctf_of, load_particles, read_images
+from emflow.io.particle_images import read_mended
+from emflow.io.particles import Particles, ctf_of, load_particles
 from emflow.io.record import file_identity
 from emflow.io.star import floats, integers, read_table
 from emflow.step import EmflowError
@@ -136,7 +137,7 @@ def open_stack(posed: Posed, cfg: HeterogeneityFit, cache: Path, device: torch.d
     scale = 0.0
     for start in range(0, total, _BATCH):
         rows = np.arange(start, min(total, start + _BATCH))
-        images = torch.from_numpy(read_images(posed.particles, rows)).to(device)
+        images = read_mended(posed.particles, rows).to(device)
         if not bool(torch.isfinite(images).all()):
             bad = int(rows[int((~torch.isfinite(images).flatten(1).all(1)).nonzero()[0, 0])])
             raise EmflowError(
@@ -269,7 +270,7 @@ def posed_batches(particles: Particles, rows: np.ndarray, device: torch.device) 
             table = particles.table.iloc[part]
             shifts = np.stack([floats(table, f"rlnOrigin{a}Angst", 0.0) / pixel for a in "XY"], 1)
             yield PosedImages(
-                torch.from_numpy(read_images(particles, part)).to(device),
+                read_mended(particles, part).to(device),
                 _rotations(table).float().to(device),
                 torch.from_numpy(shifts).float().to(device),
                 ctf_of(particles, part).to(device),

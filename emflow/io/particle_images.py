@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from emflow.em.images import ImageSet
-from emflow.em.optics import ctf_values
+from emflow.em.optics import beam_tilt_phase, ctf_values, rfft_frequencies
 from emflow.em.poses import euler_to_matrix
 from emflow.io.particles import Particles, ctf_of, read_images
 from emflow.io.star import floats, integers
@@ -41,6 +43,36 @@ def image_set(particles: Particles, device: torch.device) -> ImageSet:
         torch.from_numpy(integers(particles.table, "rlnRandomSubset")),
         group,
         device,
+        aberration_of(particles),
+    )
+
+
+def aberration_of(particles: Particles) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
+    """Phases that take the beam tilt off images, see ``ImageSet.aberration``; None without any tilt in the table."""
+    names = sorted(set(particles.groups))
+    each = [particles.facts(name) for name in names]
+    if not any(any(facts.beam_tilt_mrad) for facts in each):
+        return None
+    group = torch.tensor([names.index(g) for g in particles.groups], dtype=torch.long)
+
+    def aberration(rows: Tensor, fy: Tensor, fx: Tensor) -> Tensor:
+        phases = [beam_tilt_phase(f.beam_tilt_mrad, f.voltage_kv, f.cs_mm, fy, fx) for f in each]
+        return torch.stack(phases)[group[rows].to(fy.device)]
+
+    return aberration
+
+
+def read_mended(particles: Particles, rows: np.ndarray) -> Tensor:
+    """Images (n, box, box) with the beam tilt of the table taken off: for those who take no ``ImageSet``."""
+    images = torch.from_numpy(read_images(particles, rows))
+    aberration = aberration_of(particles)
+    if aberration is None or not len(images):
+        return images
+    size = images.shape[-1]
+    pixel = particles.facts(particles.groups[rows[0]]).pixel_size_angstrom
+    phase = aberration(torch.from_numpy(rows), *rfft_frequencies((size, size), pixel))
+    return torch.fft.irfft2(
+        torch.fft.rfft2(images) * torch.polar(torch.ones_like(phase), phase), s=(size, size)
     )
 
 

@@ -38,6 +38,8 @@ class ParticleFacts:
     voltage_kv: float
     cs_mm: float
     amplitude_contrast: float
+    beam_tilt_mrad: tuple[float, float] = (0.0, 0.0)
+    """rlnBeamTiltX and rlnBeamTiltY, in milliradian."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,10 @@ class Particles:
             voltage_kv=float(floats(row, "rlnVoltage")[0]),
             cs_mm=float(floats(row, "rlnSphericalAberration")[0]),
             amplitude_contrast=float(floats(row, "rlnAmplitudeContrast")[0]),
+            beam_tilt_mrad=(
+                float(floats(row, "rlnBeamTiltX", 0.0)[0]),
+                float(floats(row, "rlnBeamTiltY", 0.0)[0]),
+            ),
         )
 
     def common_facts(self) -> ParticleFacts:

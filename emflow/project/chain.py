@@ -58,6 +58,10 @@ class Chain:
         numbers = self.shards if "{shard}" in pattern else [""]
         return [pattern.replace("{shard}", number) for number in numbers]
 
+    def wanted(self, step: str, *paths: str) -> list[str]:
+        """Files of a step that is off unless its settings say ``enabled``; none while it is off."""
+        return list(paths) if getattr(self.settings.section(step), "enabled", False) else []
+
     @property
     def _pixels(self) -> str:
         return str(getattr(self.settings.section("pick.apply"), "pixels", "raw"))

@@ -10,15 +10,17 @@ from typing import Any
 import torch
 
 from emflow.device import prepare
+from emflow.em.images import noise_spectra
 from emflow.em.pose_fit import FittedPoses
 from emflow.io.checkpoint import Checkpoint
 from emflow.io.journal import result_key
-from emflow.io.particle_images import image_set
+from emflow.io.particle_images import image_set, poses_of
 from emflow.io.particles import Particles
 from emflow.io.record import Record
 from emflow.reconstruct import judge
-from emflow.reconstruct.agreement import compare
-from emflow.reconstruct.config import ReconstructAbinitio, ReconstructRefine
+from emflow.reconstruct.agreement import Agreement, compare
+from emflow.reconstruct.config import ReconstructAbinitio, ReconstructCtf, ReconstructRefine
+from emflow.reconstruct.ctf_refine import CtfRefinement, make_matcher
 from emflow.reconstruct.inputs import (
     diameter_of,
     independent_starts,
@@ -27,7 +29,9 @@ from emflow.reconstruct.inputs import (
     start_lowpass,
     too_few,
 )
-from emflow.reconstruct.merge import merge, particle_mask
+from emflow.reconstruct.inputs_ctf import places_of, views_of
+from emflow.reconstruct.judge_ctf import judge_ctf, no_structure
+from emflow.reconstruct.merge import accumulate, merge, particle_mask
 from emflow.reconstruct.outputs import (
     Maps,
     fsc_tables,
@@ -38,10 +42,17 @@ from emflow.reconstruct.outputs import (
     write_maps,
     write_results,
 )
+from emflow.reconstruct.outputs_ctf import (
+    Outcome,
+    metrics_of,
+    refined_table,
+    write_ctf,
+    write_figures,
+)
 from emflow.reconstruct.refine import Refinement, State
 from emflow.reconstruct.resume import pack, start_state, unpack
 from emflow.reconstruct.starts import find_halves
-from emflow.step import Run, StepConfig
+from emflow.step import EmflowError, Run, StepConfig
 
 
 def abinitio(
@@ -212,6 +223,75 @@ def _refined_poses(state: State, pixel_size_angstrom: float) -> dict[str, list[s
     return pose_columns(poses.rotations, poses.shifts_px, pixel_size_angstrom) | uncertainty_columns(
         poses, pixel_size_angstrom
     )
+
+
+def ctf(
+    particles: Path,
+    refined: Path,
+    out: Path,
+    /,
+    *,
+    cfg: ReconstructCtf = ReconstructCtf(),
+    run: Run = Run(),
+) -> None:
+    """Refine defocus, astigmatism, beam tilt and contrast at the poses of a refinement.
+
+    Parameters
+    ----------
+    particles
+        Particle STAR with the poses of that refinement: its particles.star.
+    refined
+        Folder of `emflow reconstruct refine`: each half is fitted against its own half map there.
+    out
+        Folder to write: particles.star, metrics.json, verdicts.json, figures; where something changed, half1.mrc
+        and half2.mrc (raw, at the same poses) and fsc.star.
+    """
+    device = prepare(run)
+    with Record("reconstruct.ctf", cfg, run, inputs=[particles, *(refined / f"half{n}.mrc" for n in (1, 2))]):
+        source = read_particles(particles)
+        halves, voxel = read_halves(refined)
+        if too_few(source):
+            write_ctf(out, source, judge.too_few(len(source)), {"particles": len(source)})
+            return
+        images = image_set(source, device)
+        if halves[0].shape[-1] != images.box or abs(voxel / images.pixel_size_angstrom - 1) > 1e-3:
+            raise EmflowError(
+                f"{refined}: half maps of {halves[0].shape[-1]} px at {voxel:g} Å; the particles have {images.box} px at "
+                f"{images.pixel_size_angstrom:g} Å. Give the folder of the refinement of these particles."
+            )
+        diameter = diameter_of(cfg, images.box, images.pixel_size_angstrom)
+        before = compare(halves[0], halves[1], voxel, diameter, cfg.symmetry)
+        if not before.found:
+            write_ctf(out, source, no_structure(before), {"particles": len(source)})
+            return
+        views = views_of(source, images)
+        matcher = make_matcher(images, views, halves, diameter, cfg)
+        fit = CtfRefinement(matcher, places_of(source, views.micrograph), cfg).run()
+        new = refined_table(source, fit)
+        outcome = Outcome(before)
+        if fit.changed:
+            outcome = _reconstruct_again(new, before, diameter, cfg, device)
+        write_figures(out, source, fit, views, matcher.geometry)
+        judgements = judge_ctf(fit, before, outcome.after)
+        write_ctf(out, new, judgements, metrics_of(fit, source, outcome), outcome)
+
+
+def _reconstruct_again(
+    particles: Particles, before: Agreement, diameter: float, cfg: ReconstructCtf, device: torch.device
+) -> Outcome:
+    """Half maps of the refined table at its poses, and how they agree."""
+    images = image_set(particles, device)
+    voxel = images.pixel_size_angstrom
+    rotations, shifts = poses_of(particles, voxel)
+    plane = images.plane(images.box / 2)
+    halves = []
+    for number in (1, 2):
+        rows = images.rows(number)
+        noise = noise_spectra(images, rows, plane)
+        sums = accumulate(images, rows, rotations[rows, None], shifts[rows, None], noise, plane, cfg.symmetry)
+        halves.append(sums.solve())
+    after = compare(halves[0], halves[1], voxel, diameter, cfg.symmetry)
+    return Outcome(before, after, (halves[0], halves[1]))
 
 
 def _key(cfg: StepConfig, star: Path, particles: Particles, start: Path | None = None) -> str:

@@ -49,4 +49,25 @@ class ReconstructRefine(SpecimenSize, SpecimenSymmetry):
     """Seed of the turns of the global grid."""
 
 
-STEPS: dict[str, type[StepConfig]] = {"abinitio": ReconstructAbinitio, "refine": ReconstructRefine}
+class ReconstructCtf(SpecimenSize, SpecimenSymmetry):
+    """Refine the CTF at fixed poses: defocus of each particle, astigmatism, beam tilt, contrast."""
+
+    enabled: bool = False
+    """Whether the workflow runs this step; the command itself always does."""
+    defocus: str = Field("particle", pattern=r"^(particle|micrograph|none)$")
+    """Defocus of each particle (one for its micrograph where the images tell no more), of micrographs only, or none."""
+    astigmatism: str = Field("micrograph", pattern=r"^(micrograph|group|none)$")
+    """Astigmatism of each micrograph, of each optics group in each half-set, or none."""
+    beam_tilt: bool = True
+    """Beam tilt of each optics group; needs a spherical aberration above 0."""
+    search_range_angstrom: float = Field(2000.0, gt=100, le=20000)
+    """How far from the table's value a defocus may be, in Å."""
+    lowest_resolution_angstrom: float = Field(30.0, gt=5, le=500)
+    """Coarser detail says little about the defocus and much about the solvent: it is left out."""
+
+
+STEPS: dict[str, type[StepConfig]] = {
+    "abinitio": ReconstructAbinitio,
+    "refine": ReconstructRefine,
+    "ctf": ReconstructCtf,
+}

@@ -38,6 +38,7 @@ ROOM_NAMES = {
     "extract.recentered": "Extraction, recentred",
     "reconstruct.abinitio": "First map",
     "reconstruct.refine": "Refinement",
+    "reconstruct.ctf": "Refinement of the CTF",
     "heterogeneity": "Heterogeneity",
     "validate": "Validation",
     "validate.local": "Local resolution",

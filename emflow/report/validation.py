@@ -83,12 +83,28 @@ FIGURES: dict[str, tuple[str, str]] = {
 }
 """File below ``validate/``, without its ending → what it shows, and its caption."""
 
+CTF_FIGURES: dict[str, tuple[str, str]] = {
+    "figures/defocus": (
+        "Defocus offsets over a micrograph, and their histogram",
+        "By how much the defocus of each particle differs from its micrograph's: over the micrograph with most "
+        "particles, and of all.",
+    ),
+    "figures/beam_tilt": (
+        "Phases of the images against their references, and those of the fitted beam tilt",
+        "Phases of all images against their references (means of 5 × 5 pixels), and those of the beam tilt "
+        "that was fitted.",
+    ),
+}
+"""File below ``reconstruct/ctf/``, likewise."""
+
 
 def validation_figures(results: Results) -> list[Shown]:
-    """Figures of all parts of the validation that ran."""
+    """Figures of the refinement of the CTF and of all parts of the validation that ran."""
     shown = []
-    for name, (alt, caption) in FIGURES.items():
-        path = results.path("validate", f"{name}.png")
+    named = {f"reconstruct/ctf/{name}": words for name, words in CTF_FIGURES.items()}
+    named |= {f"validate/{name}": words for name, words in FIGURES.items()}
+    for name, (alt, caption) in named.items():
+        path = results.path(*f"{name}.png".split("/"))
         if path is not None:
             shown.append(Shown(alt, caption, data_uri(path.read_bytes(), "png")))
     return shown

@@ -101,6 +101,10 @@ class SimulateParticles(Specimen):
     """Particles lie off the centre by up to so much along x and y, in pixels; rlnOriginX/YAngst says how."""
     particles_per_micrograph: int = Field(100, ge=1, le=100000)
     """Particles that share a micrograph's name, defocus and half-set."""
+    defocus_spread_angstrom: float = Field(0.0, ge=0, le=20000)
+    """Standard deviation of the particles' defocus about their micrograph's, which alone particles.star tells, in Å."""
+    beam_tilt_mrad: tuple[float, float] = (0.0, 0.0)
+    """Beam tilt (x, y) of the images, with RELION's sign, in milliradian; particles.star does not tell it."""
     keep_clean: bool = False
     """Write truth/clean.mrcs too: the images without noise, on the same scale."""
 

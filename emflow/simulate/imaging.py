@@ -47,12 +47,15 @@ def draw_ctf(cfg: Specimen, index: int, total: int) -> Ctf:
 
 
 def transfer(cfg: Specimen, ctf: Ctf, size: int, pixel: float, device: torch.device) -> Tensor:
-    """Return −2·CTF·envelope on the grid of ``rfft2`` of a square image: phase (rad) to contrast (dark protein)."""
+    """Return −2·CTF·envelope on the grid of ``rfft2`` of a square image: phase (rad) to contrast (dark protein).
+
+    Shape (N, size, size//2 + 1) for the parameters of N images.
+    """
     fy, fx = rfft_frequencies((size, size), pixel, device)
     envelope = torch.exp(-0.25 * cfg.envelope_b_factor_angstrom2 * (fy**2 + fx**2))
     if cfg.dose_e_per_a2 > 0:
         envelope = envelope * damage(torch.hypot(fy, fx), cfg.dose_e_per_a2, cfg.voltage_kv)
-    return -2 * ctf_values(ctf, fy, fx)[0] * envelope
+    return -2 * ctf_values(ctf, fy, fx) * envelope
 
 
 def damage(s: Tensor, dose_e_per_a2: float, voltage_kv: float) -> Tensor:

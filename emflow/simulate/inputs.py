@@ -19,7 +19,8 @@ from emflow.em.poses import euler_to_matrix
 from emflow.em.wiener import PosedImages
 from emflow.io.atoms import read_atoms
 from emflow.io.mrc import read_header, read_mrc
-from emflow.io.particles import Particles, ctf_of, load_particles, read_images
+from emflow.io.particle_images import read_mended
+from emflow.io.particles import Particles, ctf_of, load_particles
 from emflow.io.star import concat, floats, integers, read_star, read_table
 from emflow.simulate.bodies import BodyVolumes
 from emflow.simulate.ensemble import Motion, State
@@ -252,7 +253,7 @@ def _batches(
 ) -> Iterator[PosedImages]:
     for start in range(0, len(rows), _BATCH):
         part = slice(start, start + _BATCH)
-        images = torch.from_numpy(read_images(particles, rows[part]))
+        images = read_mended(particles, rows[part])
         yield PosedImages(images, rotations[part], shifts_px[part], ctf_of(particles, rows[part]))
 
 

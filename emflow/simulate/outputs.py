@@ -237,9 +237,17 @@ def _write_particle_tables(
         "seed": cfg.seed,
         **facts,
     }
-    write_star(out / "truth" / "particles.star", {"optics": optics, "particles": table})
+    true, true_optics = table, optics
+    if "emflowDefocusOffset" in table:
+        moved = {
+            f"rlnDefocus{axis}": table[f"rlnDefocus{axis}"] + table["emflowDefocusOffset"] for axis in "UV"
+        }
+        true = table.assign(**moved)
+    if any(cfg.beam_tilt_mrad):
+        x, y = cfg.beam_tilt_mrad
+        true_optics = optics.assign(rlnBeamTiltX=x, rlnBeamTiltY=y)
+    write_star(out / "truth" / "particles.star", {"optics": true_optics, "particles": true})
     write_text(out / "truth" / "facts.json", json.dumps(known, indent=1) + "\n")
-    hidden = [
-        n for n in map(str, table) if n == "emflowState" or n.startswith(("emflowCoordinate", "emflowBroken"))
-    ]
+    secret = ("emflowState", "emflowCoordinate", "emflowBroken", "emflowDefocusOffset")
+    hidden = [name for name in map(str, table) if name.startswith(secret)]
     write_star(out / "particles.star", {"optics": optics, "particles": table.drop(columns=hidden)})

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import torch
 from torch import Tensor
 
 from emflow.device import generator
-from emflow.em.optics import Ctf
+from emflow.em.optics import Ctf, beam_tilt_phase, rfft_frequencies
 from emflow.em.poses import matrix_to_euler
 from emflow.simulate.bodies import Bodies
 from emflow.simulate.config import SimulateParticles
@@ -28,6 +28,9 @@ class Piece:
 
     index: int
     ctf: Ctf
+    """Of the micrograph."""
+    offset_um: Tensor
+    """By how much each particle's defocus differs from the micrograph's, (N,)."""
     rotations: Tensor
     """(N, 3, 3), r_image = A r."""
     shifts_px: Tensor
@@ -47,7 +50,10 @@ def draw_piece(cfg: SimulateParticles, ensemble: Ensemble, index: int) -> Piece:
     rotations = draw_rotations(number, cfg.view_preference, rng)
     shifts = (2 * torch.rand(number, 2, generator=rng) - 1) * cfg.max_shift_px
     conformations = ensemble.draw(number, rng)
-    return Piece(index, draw_ctf(cfg, index, n_pieces(cfg)), rotations, shifts, conformations)
+    offset = (
+        torch.randn(number, generator=generator(cfg.seed, 42, index)) * cfg.defocus_spread_angstrom * 1e-4
+    )
+    return Piece(index, draw_ctf(cfg, index, n_pieces(cfg)), offset, rotations, shifts, conformations)
 
 
 def render(cfg: SimulateParticles, bodies: Bodies, piece: Piece, device: torch.device) -> Tensor:
@@ -56,7 +62,18 @@ def render(cfg: SimulateParticles, bodies: Bodies, piece: Piece, device: torch.d
     images = bodies.project(piece.rotations.to(device), piece.shifts_px.to(device), piece.conformations)
     if not len(images):  # the FFT knows no empty batch
         return images
-    h = -0.5 * transfer(cfg, piece.ctf, box, pixel, device)  # the transfer makes protein dark
+    own = replace(
+        piece.ctf,
+        defocus_u_um=piece.ctf.defocus_u_um + piece.offset_um,
+        defocus_v_um=piece.ctf.defocus_v_um + piece.offset_um,
+    )
+    h = -0.5 * transfer(
+        cfg, own if cfg.defocus_spread_angstrom else piece.ctf, box, pixel, device
+    )  # makes protein dark
+    if any(cfg.beam_tilt_mrad):
+        fy, fx = rfft_frequencies((box, box), pixel, device)
+        phase = beam_tilt_phase(cfg.beam_tilt_mrad, cfg.voltage_kv, cfg.cs_mm, fy, fx)
+        h = torch.polar(h, -phase.expand_as(h))
     return torch.fft.irfft2(torch.fft.rfft2(images) * h, s=(box, box))
 
 
@@ -69,8 +86,12 @@ def choose_scale(cfg: SimulateParticles, bodies: Bodies, device: torch.device) -
     for index in chosen:
         piece = draw_piece(cfg, bodies.ensemble, index)
         part = slice(0, math.ceil(_CALIBRATION / len(chosen)))
-        piece = Piece(
-            index, piece.ctf, piece.rotations[part], piece.shifts_px[part], piece.conformations[part]
+        piece = replace(
+            piece,
+            offset_um=piece.offset_um[part],
+            rotations=piece.rotations[part],
+            shifts_px=piece.shifts_px[part],
+            conformations=piece.conformations[part],
         )
         variances.append(variance(render(cfg, bodies, piece, device)))
     power = float(torch.cat(variances).mean()) if cfg.n_particles else 0.0
@@ -118,6 +139,11 @@ def table_of(
             "rlnOriginXAngst": origin[:, 0],
             "rlnOriginYAngst": origin[:, 1],
             **truth_columns(piece.conformations),
+            **(
+                {"emflowDefocusOffset": 1e4 * piece.offset_um.double().numpy()}
+                if cfg.defocus_spread_angstrom
+                else {}
+            ),
             **({} if not ensemble.broken else {"emflowBroken": ensemble.kinds(piece.conformations).tolist()}),
         }
     ).astype(object)

@@ -80,9 +80,9 @@ def calibrate(
     chosen = torch.linspace(0, max(total - 1, 0), min(max(total, 1), 16)).long().tolist()
     signal, ice = 0.0, 0.0
     for index in chosen if total else []:
-        h = transfer(cfg, draw_ctf(cfg, index, total), box, pixel, device)
+        h = transfer(cfg, draw_ctf(cfg, index, total), box, pixel, device)[0]
         signal += float(torch.fft.irfft2(images * h, s=(box, box)).var(dim=(-2, -1)).mean()) / len(chosen)
-        spectrum = transfer(cfg, draw_ctf(cfg, index, total), 256, pixel, device) ** 2
+        spectrum = transfer(cfg, draw_ctf(cfg, index, total), 256, pixel, device)[0] ** 2
         ice += float(spectrum.mean()) / len(chosen)
     noise = signal / cfg.snr if total else 1.0
     counts = 1 / ((1 - cfg.ice_noise) * noise)
@@ -144,7 +144,7 @@ def _micrograph(
     phase = torch.zeros(wide, wide) if dirt is None else dirt.phase
     phase = phase.to(device)
     add_images(phase, images, nearest.long() + margin - box // 2)
-    h = transfer(cfg, ctf, wide, pixel, device)
+    h = transfer(cfg, ctf, wide, pixel, device)[0]
     background = torch.exp(_BACKGROUND * smooth_noise((wide, wide), 0.35 * wide, rng))
     background = background * (1 - (1 - _CARBON_MEAN) * carbon)
     if dirt is not None:
@@ -171,7 +171,7 @@ def _micrograph(
     n = len(layout.particles)
     intact = (conformations.state[:n] >= 0).to(device)
     noise = (even + odd - clean)[layout.junk == 0]
-    snr = measure_snr(images[:n][intact] * imaging.counts, transfer(cfg, ctf, box, pixel, device), noise)
+    snr = measure_snr(images[:n][intact] * imaging.counts, transfer(cfg, ctf, box, pixel, device)[0], noise)
     name = f"sim_{index + 1:05d}"
     return Micrograph(
         name, even, odd, clean, layout.junk, ctf, layout.particles, rotations[:n], conformations[:n],

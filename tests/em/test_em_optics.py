@@ -7,7 +7,14 @@ import pytest
 import torch
 from torch_ctf import calculate_ctf_2d
 
-from emflow.em.optics import Ctf, ctf_phase, ctf_values, rfft_frequencies, wavelength_angstrom
+from emflow.em.optics import (
+    Ctf,
+    beam_tilt_phase,
+    ctf_phase,
+    ctf_values,
+    rfft_frequencies,
+    wavelength_angstrom,
+)
 
 
 def one(u: float, v: float, angle: float, **optics: float) -> Ctf:
@@ -111,3 +118,15 @@ def test_many_images_at_once_and_protein_white() -> None:
     assert both.shape == (2, 16, 9)
     torch.testing.assert_close(both[1:], ctf_values(ctf[1:2], fy, fx))
     torch.testing.assert_close(both[:, 0, 0], torch.full((2,), 0.07))
+
+
+def test_beam_tilt_is_relions_phase_written_out() -> None:
+    """RELION's selfApplyBeamTilt: 0.36 degrees · Cs[Å]·λ²/box³ · (i² + j²)(i·y + j·x), of rfft indices i, j."""
+    n, pixel, cs, tilt = 64, 1.3, 2.7, (0.8, -0.3)
+    fy, fx = frequencies((n, n), pixel)
+    rows, columns = fy * n * pixel, fx * n * pixel
+    factor = 0.360 * cs * 1e7 * wavelength_angstrom(300.0) ** 2 / (n * pixel) ** 3
+    degrees = factor * (rows**2 + columns**2) * (rows * tilt[1] + columns * tilt[0])
+    assert torch.allclose(
+        beam_tilt_phase(tilt, 300.0, cs, fy, fx), torch.deg2rad(degrees), rtol=1e-5, atol=1e-9
+    )

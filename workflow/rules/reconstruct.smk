@@ -60,3 +60,30 @@ rule reconstruct_refine:
     shell:
         "emflow reconstruct refine {input.particles} {params.start} {params.folder}"
         " --json {params.cfg:q} --threads {threads} --record {log}"
+
+
+rule reconstruct_ctf:
+    input:
+        particles="<results>/reconstruct/refine/particles.star",
+        half1="<results>/reconstruct/refine/half1.mrc",
+        half2="<results>/reconstruct/refine/half2.mrc",
+    output:
+        particles="<results>/reconstruct/ctf/particles.star",
+        metrics="<results>/reconstruct/ctf/metrics.json",
+        verdicts="<results>/reconstruct/ctf/verdicts.json",
+    log:
+        "<results>/records/reconstruct.ctf/all.json",
+    conda:
+        "../../envs/emflow.yaml"
+    threads: project.threads(16)
+    resources:
+        gpu=project.gpu,
+        mem_mb=lambda wildcards, attempt: 16000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        cfg=section("reconstruct.ctf"),
+        refined=subpath(input.half1, parent=True),
+        folder=subpath(output.metrics, parent=True),
+    shell:
+        "emflow reconstruct ctf {input.particles} {params.refined} {params.folder}"
+        " --json {params.cfg:q} --threads {threads} --record {log}"

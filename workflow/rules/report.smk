@@ -11,6 +11,7 @@ rule report:
         "<results>/extract/recentered/particles.star",
         "<results>/reconstruct/abinitio/metrics.json",
         "<results>/reconstruct/refine/metrics.json",
+        project.wanted("reconstruct.ctf", "<results>/reconstruct/ctf/metrics.json"),
         "<results>/validate/metrics.json",
         "<results>/validate/local/metrics.json",
         "<results>/validate/particles/metrics.json",
