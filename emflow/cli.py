@@ -70,6 +70,7 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "abinitio": "Find a first map from random starts.",
             "refine": "Refine poses and map in two independent halves.",
+            "sharpen": "Sharpen the mean of two half maps, as a whole and voxel by voxel.",
         },
     ),
     "heterogeneity": (

@@ -96,6 +96,7 @@ def sharpen(
     cfg: SharpenSettings,
     *,
     mtf: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Sharpened:
     """Weight by the FSC, fit and apply a B factor, and low-pass, as ``relion_postprocess --auto_bfac`` does.
 
@@ -113,6 +114,10 @@ def sharpen(
         Voxel size.
     mtf
         Modulation transfer of the detector at each shell, (shells,), to be divided out first; None is 1.
+    mask
+        Mask that ``corrected`` belongs to, (n, n, n): the Guinier plot is then that of the masked map. None takes
+        the whole box, as RELION does; its solvent's noise, which the FSC within a mask does not weigh down,
+        flattens the plot and makes the B factor too small.
 
     Source: Rosenthal and Henderson, J. Mol. Biol. 333, 721 (2003).
     """
@@ -120,9 +125,11 @@ def sharpen(
     size = n * voxel_size_angstrom
     index = shell_index(n, device=mean.device)
     spectrum = torch.fft.rfftn(mean, dim=(-3, -2, -1))
+    amplitude = radial_average((spectrum if mask is None else torch.fft.rfftn(mean * mask)).abs(), index)
+    amplitude = amplitude.cpu() / n**3
     if mtf is not None:
         spectrum *= torch.cat([1 / mtf, mtf.new_zeros(1)]).float().to(mean.device)[index]
-    amplitude = radial_average(spectrum.abs(), index).cpu() / n**3
+        amplitude = amplitude / mtf.cpu()
     weight = fsc_weight(corrected)
     s2 = (torch.arange(len(corrected), dtype=torch.float64) / size) ** 2
     original, weighted = log_amplitude(amplitude), log_amplitude(amplitude * weight)
@@ -134,7 +141,10 @@ def sharpen(
     lowpass = cfg.lowpass_angstrom or resolution_angstrom
     del index
     volume, sharpened = _apply(spectrum, weight, bfactor / 4 / size**2, size / lowpass)
-    return Sharpened(volume, bfactor, line, lowpass, s2, original, weighted, log_amplitude(sharpened / n**3))
+    final = log_amplitude(sharpened / n**3)
+    if mask is not None:
+        final = torch.where(weighted > _EMPTY, weighted - bfactor / 4 * s2, _EMPTY)
+    return Sharpened(volume, bfactor, line, lowpass, s2, original, weighted, final)
 
 
 def deconvolved(
