@@ -29,12 +29,12 @@ from torch import Tensor
 
 from emflow.device import generator
 from emflow.em.fsc import shell_index
+from emflow.em.local_filter import filter_locally  # noqa: F401  (measured in a process of its own)
+from emflow.em.local_resolution import windowed_resolution
 from emflow.em.masks import soft_sphere, solvent_mask
 from emflow.io.mrc import read_mrc, write_mrc
 from emflow.validate.config import ValidateLocal
-from emflow.validate.filter import filter_locally  # noqa: F401  (measured in a process of its own)
 from emflow.validate.judge_local import judge_finer, judge_parts, local_metrics
-from emflow.validate.local import windowed_resolution
 from emflow.validate.local_single import monogenic_resolution
 
 FALL = 0.08

@@ -23,11 +23,11 @@ import emflow
 from emflow.device import generator
 from emflow.em.fsc import corrected_fsc, shell_index
 from emflow.em.masks import radius_grid, soft_sphere
+from emflow.em.sharpen import sharpen
 from emflow.io.mrc import read_header, read_mrc, write_mrc
 from emflow.io.star import floats, read_star
 from emflow.validate.config import ValidateMaps
 from emflow.validate.maps import _randomised, compare_halves
-from emflow.validate.sharpen import sharpen
 
 SEEDS = 200
 RELION_SEEDS = 20

@@ -71,6 +71,7 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
             "abinitio": "Find a first map from random starts.",
             "refine": "Refine poses and map in two independent halves.",
             "ctf": "Refine defocus, astigmatism and beam tilt at the poses found.",
+            "sharpen": "Sharpen the mean of two half maps, as a whole and voxel by voxel.",
         },
     ),
     "heterogeneity": (

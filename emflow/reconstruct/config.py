@@ -42,6 +42,9 @@ class ReconstructRefine(SpecimenSize, SpecimenSymmetry):
     """How far off its box's centre a particle may be in a global search, in diameters."""
     solvent_mask: bool = True
     """Mask each half's reference by its own solvent mask; otherwise by a sphere only."""
+    regularisation: str = Field("shells", pattern=r"^(shells|local)$")
+    """Filter of the references: shells, one SSNR for all of the map; local, by what each region predicts of the
+    other half."""
     sharpening_bfactor_angstrom2: float | None = Field(None, ge=-2000, le=2000)
     """B factor of map.mrc, in Å², negative to sharpen; null fits it where the map reaches 7.5 Å, else 0. Half
     maps are never sharpened."""
@@ -66,8 +69,32 @@ class ReconstructCtf(SpecimenSize, SpecimenSymmetry):
     """Coarser detail says little about the defocus and much about the solvent: it is left out."""
 
 
+class ReconstructSharpen(SpecimenSize, SpecimenSymmetry):
+    """Sharpen the mean of two raw half maps, as a whole and voxel by voxel."""
+
+    voxel_size_angstrom: float | None = Field(None, gt=0, le=100)
+    """Voxel size of the maps, in ångström; by default the one in their headers."""
+    bfactor_angstrom2: float | None = Field(None, ge=-2000, le=2000)
+    """B factor, in Å²: negative sharpens; null fits it (Guinier plot) where the map reaches far enough for that."""
+    bfactor_fit_from_angstrom: float = Field(10.0, gt=0, le=100)
+    """Coarsest resolution of the fit; the map must be finer by a third, and by five shells."""
+    bfactor_fit_to_angstrom: float | None = Field(None, gt=0, le=100)
+    """Finest resolution of the fit, in ångström; null takes the map's resolution."""
+    lowpass_angstrom: float | None = Field(None, gt=0, le=200)
+    """Low-pass of map_sharpened.mrc, in ångström; null takes the map's resolution."""
+    mtf_pixel_size_angstrom: float | None = Field(None, gt=0, le=100)
+    """Pixel size that the frequencies of the MTF table refer to: that of the detector. null takes the voxel size."""
+    threshold: float = Field(0.143, gt=0, lt=1)
+    """Local FSC between the half maps down to which map_local.mrc keeps a band at a voxel."""
+    noise_level: float = Field(0.01, gt=0, lt=0.5)
+    """Share of points of pure noise that may pass a band: no lower local FSC is believed."""
+    window_wavelengths: float = Field(1.0, ge=0.4, le=5)
+    """Standard deviation of the window of the local FSC, in wavelengths of each band."""
+
+
 STEPS: dict[str, type[StepConfig]] = {
     "abinitio": ReconstructAbinitio,
     "refine": ReconstructRefine,
     "ctf": ReconstructCtf,
+    "sharpen": ReconstructSharpen,
 }

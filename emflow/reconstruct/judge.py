@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from emflow.reconstruct.agreement import Agreement
+from emflow.reconstruct.config import ReconstructSharpen
+from emflow.reconstruct.sharpen import SharpenedMaps
 
 
 class Judgement(NamedTuple):
@@ -166,3 +168,42 @@ def judge_control(from_angstrom: float | None) -> list[Judgement]:
             "Use these maps for the comparison of `emflow validate noise-compare` only.",
         )
     ]
+
+
+def judge_sharpening(made: SharpenedMaps, cfg: ReconstructSharpen) -> Judgement:
+    """Say which B factor was applied and why."""
+    question = "Is the map sharpened by a B factor that it supports?"
+    reach, line = _angstrom(made.agreement.claim_angstrom), made.made.line if made.made else None
+    if made.made is None:
+        return Judgement(
+            question,
+            "fail",
+            "The half maps agree on no structure: both maps for the eye are empty.",
+            "Do not lower a threshold to see something: look at the particles.",
+        )
+    if cfg.bfactor_angstrom2 is not None:
+        return Judgement(question, "unknown", f"B factor {cfg.bfactor_angstrom2:.0f} Å², as it was given.")
+    if made.fitted and line is not None:
+        evidence = (
+            f"B factor {made.made.bfactor_angstrom2:.0f} Å², fitted from {line.from_angstrom:.1f} to "
+            f"{line.to_angstrom:.1f} Å (correlation {line.correlation:.2f})."
+        )
+        if line.correlation < 0.7:
+            return Judgement(
+                question, "warn", evidence, "Look at figures/guinier.png: is that a straight line?"
+            )
+        return Judgement(question, "pass", evidence)
+    if not made.reach_suffices:
+        return Judgement(
+            question,
+            "unknown",
+            f"Not sharpened: the map reaches {reach}; a fit needs a third beyond {cfg.bfactor_fit_from_angstrom:g} Å, "
+            "and five shells.",
+            "Give a B factor (reconstruct.sharpen.bfactor_angstrom2) if you know one.",
+        )
+    return Judgement(
+        question,
+        "warn",
+        "Not sharpened: the amplitudes do not fall off in the range of the fit.",
+        "Were the half maps filtered or sharpened before?",
+    )

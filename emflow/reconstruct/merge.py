@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -11,6 +9,7 @@ from emflow.em.fsc import first_below, radial_average, shell_index
 from emflow.em.images import ImageSet
 from emflow.em.masks import soft_sphere, solvent_mask
 from emflow.em.search import WeightedImages
+from emflow.em.sharpen import fit_line, fsc_weight, log_amplitude, range_suffices
 from emflow.em.slices import HalfPlane, complex_product
 from emflow.em.wiener import Accumulator
 from emflow.reconstruct.agreement import Agreement
@@ -85,8 +84,7 @@ def merge(
     index = shell_index(n, device=half1.device)
     shell = first_below(curve, 0.143)
     last = (len(curve) if shell is None else shell) - 1
-    positive = curve.clamp(0, 1).to(half1.device)
-    weight = torch.sqrt(2 * positive / (1 + positive))
+    weight = fsc_weight(curve).to(half1.device)
     weight[last + 1 :] = 0
     spectrum = torch.fft.rfftn(0.5 * (half1 + half2))
     extent = n * voxel_size_angstrom
@@ -101,15 +99,12 @@ def merge(
 
 def _guinier(spectrum: Tensor, weight: Tensor, index: Tensor, last: int, extent: float) -> float:
     """B factor that levels the fall-off of the weighted amplitudes: 4 × the slope of ln⟨|F|⟩ against s²."""
-    first = math.ceil(extent / GUINIER_FROM_ANGSTROM)
-    if last < 1.33 * first or last - first < 4:
+    if last == 0 or not range_suffices(extent / last, GUINIER_FROM_ANGSTROM, extent):
         return 0.0
-    amplitude = radial_average(spectrum.abs(), index)[first : last + 1] * weight[first : last + 1]
-    s2 = (torch.arange(first, last + 1, device=amplitude.device) / extent).double() ** 2
-    usable = amplitude > 0
-    x, y = s2[usable], amplitude[usable].log()
-    slope = ((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum()
-    return round(min(0.0, 4 * float(slope)), 1)
+    weighted = log_amplitude((radial_average(spectrum.abs(), index) * weight).cpu())
+    s2 = (torch.arange(len(weighted), dtype=torch.float64) / extent) ** 2
+    line = fit_line(s2, weighted, GUINIER_FROM_ANGSTROM, extent / last)
+    return round(min(0.0, 4 * line.slope), 1) if line is not None else 0.0
 
 
 def particle_mask(volume: Tensor, agreement: Agreement) -> Tensor:

@@ -12,12 +12,18 @@ from torch import Tensor
 
 from emflow.em.pose_fit import FittedPoses
 from emflow.em.poses import matrix_to_euler, wrap_degrees
-from emflow.io.mrc import CONTROL_LABEL, UNRESTORED_LABEL, write_mrc
+from emflow.figure import png_bytes
+from emflow.figure_guinier import draw_guinier
+from emflow.io.atomic import write_bytes
+from emflow.io.mrc import CONTROL_LABEL, RESTORED_LABEL, UNRESTORED_LABEL, write_mrc
 from emflow.io.particles import Particles
 from emflow.io.record import verdict, write_metrics, write_verdicts
 from emflow.io.star import write_star
 from emflow.reconstruct.agreement import Agreement
+from emflow.reconstruct.figures import draw_maps
+from emflow.reconstruct.inputs import RawHalves
 from emflow.reconstruct.judge import Judgement
+from emflow.reconstruct.sharpen import SharpenedMaps
 
 EMPTY_BOX = 16
 """Side of the empty maps of a set without particles."""
@@ -111,3 +117,46 @@ def write_empty(out: Path, particles: Particles, judgements: list[Judgement]) ->
     metrics: dict[str, float | int | None] = {"particles": len(particles), "resolution_angstrom": None}
     tables = {"optics": particles.optics, "particles": particles.table}
     write_results(out, tables, metrics, judgements, {"fsc": pd.DataFrame([], columns=columns)})
+
+
+def write_sharpened(out: Path, made: SharpenedMaps, halves: RawHalves, judgements: list[Judgement]) -> None:
+    """Write the maps for the eye with their tables and figures; the raw half maps stay where and what they are.
+
+    The locally filtered map carries the mark of restored pixels: no reader takes it for a raw one.
+    """
+    voxel = halves.voxel_size_angstrom
+    marks = (CONTROL_LABEL,) if halves.control else (UNRESTORED_LABEL,) if halves.unrestored else ()
+    write_mrc(out / "map_sharpened.mrc", made.whole.cpu().numpy(), voxel, labels=marks)
+    write_mrc(out / "map_local.mrc", made.local.cpu().numpy(), voxel, labels=(RESTORED_LABEL,))
+    write_mrc(out / "mask.mrc", made.mask.cpu().numpy(), voxel)
+    metrics: dict[str, float | int | None] = {
+        "resolution_angstrom": made.agreement.claim_angstrom,
+        "bfactor_fitted": int(made.fitted),
+        "local_resolution_p05_angstrom": None,
+        "local_resolution_median_angstrom": None,
+        "local_resolution_p95_angstrom": None,
+        "resolved_fraction": None,
+    }
+    tables = fsc_tables(made.agreement)
+    pictures = {}
+    local = made.resolution
+    resolved = local.inside & local.resolved if local is not None else torch.zeros_like(made.mask).bool()
+    known = torch.where(resolved, local.angstrom, 0.0) if local is not None else torch.zeros_like(made.mask)
+    write_mrc(out / "local_resolution.mrc", known.cpu().numpy(), voxel)
+    if made.made is not None and local is not None:
+        metrics |= made.made.figures()
+        metrics["resolved_fraction"] = float(resolved.sum() / local.inside.sum().clamp(min=1))
+        ranked = local.angstrom[resolved].sort().values
+        for name, share in (("p05", 0.05), ("median", 0.5), ("p95", 0.95)):
+            if len(ranked):
+                value = float(ranked[round(share * (len(ranked) - 1))])
+                metrics[f"local_resolution_{name}_angstrom"] = value
+        columns = {name: values.numpy() for name, values in made.made.guinier_columns().items()}
+        tables["guinier"] = pd.DataFrame(columns)
+        pictures["guinier"] = draw_guinier(made.made)
+    pictures["maps"] = draw_maps(torch.lerp(*halves.volumes, 0.5), made.whole, made.local, known, voxel)
+    for name, drawn in pictures.items():
+        write_bytes(out / "figures" / f"{name}.png", png_bytes(drawn))
+    write_star(out / "sharpening.star", tables)
+    write_metrics(out / "metrics.json", metrics)
+    write_verdicts(out / "verdicts.json", [verdict(*judgement) for judgement in judgements])

@@ -32,6 +32,7 @@ from emflow.em.wiener import Accumulator, fsc_to_ssnr
 from emflow.reconstruct.config import ReconstructRefine
 from emflow.reconstruct.images import weigh
 from emflow.reconstruct.merge import accumulate
+from emflow.reconstruct.nonuniform import regularise_locally
 
 log = logging.getLogger("emflow")
 
@@ -128,13 +129,13 @@ class Refinement:
         sums = [self.accumulate(half) for half, _ in found]
         raw = [s.solve() for s in sums]
         curve = self.compare(raw, state.filling)
-        references = [self.regularise(s, curve) for s in sums]
+        references = self.regularise(sums, raw, curve)
         moved = self.bring_back(found[1][0], [volume for volume, _ in references])
         if moved:
             sums[1] = self.accumulate(found[1][0])
             raw[1] = sums[1].solve()
             curve = self.compare(raw, state.filling)
-            references = [self.regularise(s, curve) for s in sums]
+            references = self.regularise(sums, raw, curve)
         for (half, _), (reference, _) in zip(found, references, strict=True):
             half.volume = reference
         filling = max(share for _, share in references)
@@ -273,20 +274,35 @@ class Refinement:
         curve = fsc(raw[0] * self.sphere, raw[1] * self.sphere).cpu()
         return torch.where(curve > 0, curve / (curve + filling * (1 - curve)), curve)
 
-    def regularise(self, sums: Accumulator, curve: Tensor) -> tuple[Tensor, float]:
-        """Reference of a half, Wiener-filtered and within its own mask; the part of the sphere that it fills."""
+    def regularise(
+        self, sums: list[Accumulator], raw: list[Tensor], curve: Tensor
+    ) -> list[tuple[Tensor, float]]:
+        """Reference of each half, filtered and within its own mask; the part of the sphere that it fills."""
         shell = self.last_shell(curve)
         cut = curve.clone()
         cut[min(shell + 3, len(cut)) :] = 0
-        volume = sums.solve(fsc_to_ssnr(cut).float().to(self.device)) * self.sphere
+        ssnr = fsc_to_ssnr(cut).float().to(self.device)
+        first, second = (half.solve(ssnr) * self.sphere for half in sums)
+        masks = [self.solvent(volume, shell) for volume in (first, second)]
+        if self.cfg.regularisation == "local":
+            pair = (first, second), (raw[0], raw[1])
+            found = regularise_locally(*pair, self.sphere, self.images.pixel_size_angstrom)
+            first, second = (volume * self.sphere for volume in found)
+        references = []
+        for volume, mask in zip((first, second), masks, strict=True):
+            if mask is None:
+                references.append((volume, 1.0))
+            else:
+                references.append((volume * mask, min(1.0, float(mask.sum() / self.sphere.sum()))))
+        return references
+
+    def solvent(self, volume: Tensor, shell: int) -> Tensor | None:
+        """Solvent mask of a half's own map; None while it shows too little, or none is asked for."""
         if shell < 1.5 * self.first_band or not self.cfg.solvent_mask:
-            return volume, 1.0
-        found = solvent_mask(
-            volume, self.images.pixel_size_angstrom, lowpass_angstrom=max(12.0, 1.5 * self.extent / shell)
-        )
-        if not found.found:
-            return volume, 1.0
-        return volume * found.mask, min(1.0, float(found.mask.sum() / self.sphere.sum()))
+            return None
+        lowpass = max(12.0, 1.5 * self.extent / shell)
+        found = solvent_mask(volume, self.images.pixel_size_angstrom, lowpass_angstrom=lowpass)
+        return found.mask if found.found else None
 
     def bring_back(self, half2: HalfState, references: list[Tensor]) -> bool:
         """Undo a drift of half 2's frame against half 1's; whether there was one worth mending."""

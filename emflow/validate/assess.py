@@ -13,7 +13,9 @@ from torch import Tensor
 
 from emflow.em.atoms import AtomicModel
 from emflow.em.fsc import fsc, resolution_at
+from emflow.em.sharpen import sharpen
 from emflow.em.symmetry import symmetry_operators
+from emflow.figure_guinier import draw_guinier
 from emflow.validate import judge, judge_inputs, sanity
 from emflow.validate.angles import Coverage, judge_coverage
 from emflow.validate.census import count_particles
@@ -26,7 +28,6 @@ from emflow.validate.figures_census import draw_particles
 from emflow.validate.figures_direction import draw_cones, draw_views
 from emflow.validate.figures_inputs import draw_noise
 from emflow.validate.figures_model import draw_hand
-from emflow.validate.figures_sharpen import draw_guinier
 from emflow.validate.finding import Finding, pool
 from emflow.validate.hand import measure_windings
 from emflow.validate.inputs import Mask
@@ -38,7 +39,6 @@ from emflow.validate.other_masks import compare_other_masks
 from emflow.validate.overlay import overlay
 from emflow.validate.poses import views_of
 from emflow.validate.report_model import score_model
-from emflow.validate.sharpen import sharpen
 from emflow.validate.tables import (
     curve_lists,
     curve_metrics,

@@ -10,6 +10,7 @@ import torch
 from cyclopts import Parameter
 
 from emflow.device import prepare
+from emflow.em.local_resolution import windowed_resolution
 from emflow.io.mrc import read_header, read_mrc
 from emflow.io.particles import load_particles
 from emflow.io.record import Record, verdict, write_metrics, write_verdicts
@@ -49,7 +50,6 @@ from emflow.validate.inputs_images import (
 )
 from emflow.validate.inputs_records import read_proof
 from emflow.validate.judge_local import FILTERED_MAP, find_local, nothing_local
-from emflow.validate.local import windowed_resolution
 from emflow.validate.local_single import monogenic_resolution
 from emflow.validate.noise_control import assess_control, compare_control
 from emflow.validate.outputs import write_empty, write_finding, write_results

@@ -8,9 +8,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from emflow.em.local_resolution import LocalResolution
 from emflow.figure import BLUE, GREEN, INK, figure, styled
 from emflow.validate.figures import scale_bar
-from emflow.validate.local import LocalResolution
 
 
 @styled

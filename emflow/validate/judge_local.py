@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from emflow.em.local_filter import filter_locally
+from emflow.em.local_resolution import LocalResolution
 from emflow.validate.config import ValidateLocal
 from emflow.validate.figures_local import draw_histogram, draw_local
-from emflow.validate.filter import filter_locally
 from emflow.validate.finding import Finding
 from emflow.validate.judge import Judgement
-from emflow.validate.local import LocalResolution
 
 FILTERED_MAP = "local_filtered"
 """Map whose pixels are no longer raw: it must carry the mark of restored ones."""

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from emflow.em.bands import FINE, Band, Windows, critical_power, make_bands, radial_frequency
 from emflow.em.fourier import crop_spectrum
+from emflow.em.local_resolution import LocalResolution, March, finish
 from emflow.em.masks import soft_sphere
-from emflow.validate.bands import FINE, Band, Windows, critical_power, make_bands, radial_frequency
 from emflow.validate.config import ValidateLocal
-from emflow.validate.local import LocalResolution, March, finish
 
 
 def monogenic_power(spectrum: Tensor, frequency: tuple[Tensor, Tensor, Tensor], gain: Tensor) -> Tensor:

@@ -8,11 +8,11 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
+from emflow.em.sharpen import Sharpened
 from emflow.validate.band import HALF_BIT, ONE_BIT
 from emflow.validate.inputs import Mask
 from emflow.validate.maps import HalfMapCurves
 from emflow.validate.other_masks import OtherMasks
-from emflow.validate.sharpen import Sharpened
 
 Numbers = dict[str, float | int | None]
 
@@ -53,13 +53,11 @@ def curve_metrics(curves: HalfMapCurves, others: OtherMasks, resolution: float |
 
 def sharpening_metrics(made: Sharpened | None) -> Numbers:
     """Figures of the sharpened map; all None where there is none."""
-    line = made.line if made is not None else None
-    return {
-        "sharpening_bfactor_angstrom2": made.bfactor_angstrom2 if made is not None else None,
-        "guinier_slope_angstrom2": line.slope if line is not None else None,
-        "guinier_correlation": line.correlation if line is not None else None,
-        "sharpening_lowpass_angstrom": made.lowpass_angstrom if made is not None else None,
-    }
+    if made is not None:
+        return dict(made.figures())
+    names = ("sharpening_bfactor", "guinier_slope", "guinier_correlation", "sharpening_lowpass")
+    units = ("_angstrom2", "_angstrom2", "", "_angstrom")
+    return {name + unit: None for name, unit in zip(names, units, strict=True)}
 
 
 def curve_lists(curves: HalfMapCurves, others: OtherMasks) -> dict[str, Any]:
@@ -132,18 +130,11 @@ def postprocess_tables(
 ) -> dict[str, pd.DataFrame]:
     """Tables of RELION's postprocess.star: general, fsc and guinier."""
     general = _general(curves, halves, mask) | {"rlnBfactorUsedForSharpening": [made.bfactor_angstrom2]}
-    intercept = made.line.intercept if made.line is not None else 0.0
     if made.line is not None:
         general["rlnFittedSlopeGuinierPlot"] = [made.line.slope]
         general["rlnFittedInterceptGuinierPlot"] = [made.line.intercept]
         general["rlnCorrelationFitGuinierPlot"] = [made.line.correlation]
-    guinier = {
-        "rlnResolutionSquared": made.inverse_square.numpy(),
-        "rlnLogAmplitudesOriginal": made.original.numpy(),
-        "rlnLogAmplitudesWeighted": made.weighted.numpy(),
-        "rlnLogAmplitudesSharpened": made.sharpened.numpy(),
-        "rlnLogAmplitudesIntercept": [intercept] * len(made.original),
-    }
+    guinier = {name: values.numpy() for name, values in made.guinier_columns().items()}
     return {
         "general": pd.DataFrame(general),
         "fsc": pd.DataFrame(_shells(curves)),

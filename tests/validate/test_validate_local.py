@@ -12,16 +12,16 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from emflow.device import generator
+from emflow.em.bands import Windows, critical_correlation, enlarge, make_bands
 from emflow.em.fourier import crop_spectrum
 from emflow.em.fsc import shell_index
+from emflow.em.local_filter import filter_locally
+from emflow.em.local_resolution import local_fsc, windowed_resolution
 from emflow.em.masks import soft_sphere, solvent_mask
 from emflow.io.mrc import RESTORED_LABEL, UNRESTORED_LABEL, read_header, read_mrc, write_mrc
 from emflow.step import EmflowError
-from emflow.validate.bands import Windows, critical_correlation, enlarge, make_bands
 from emflow.validate.command import local
 from emflow.validate.config import ValidateLocal
-from emflow.validate.filter import filter_locally
-from emflow.validate.local import local_fsc, windowed_resolution
 from emflow.validate.local_single import monogenic_power, monogenic_resolution
 
 N, VOXEL, FALL = 48, 2.0, 0.08

@@ -16,11 +16,11 @@ from torch import Tensor
 from emflow.device import generator
 from emflow.em.fsc import radial_average, shell_index
 from emflow.em.masks import soft_sphere
+from emflow.em.sharpen import sharpen
 from emflow.io.mrc import UNRESTORED_LABEL, read_header, read_mrc, write_mrc
 from emflow.io.star import floats, read_star
 from emflow.validate.command import maps
 from emflow.validate.config import ValidateMaps
-from emflow.validate.sharpen import sharpen
 
 N, VOXEL = 64, 2.0
 

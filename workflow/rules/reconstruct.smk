@@ -87,3 +87,32 @@ rule reconstruct_ctf:
     shell:
         "emflow reconstruct ctf {input.particles} {params.refined} {params.folder}"
         " --json {params.cfg:q} --threads {threads} --record {log}"
+
+
+# The maps for the eye are made on demand: snakemake … results/<project>/reconstruct/sharpen/map_local.mrc
+rule reconstruct_sharpen:
+    input:
+        half1="<results>/reconstruct/refine/half1.mrc",
+        half2="<results>/reconstruct/refine/half2.mrc",
+        mask="<results>/reconstruct/refine/mask.mrc",
+    output:
+        map="<results>/reconstruct/sharpen/map_sharpened.mrc",
+        local="<results>/reconstruct/sharpen/map_local.mrc",
+        resolution="<results>/reconstruct/sharpen/local_resolution.mrc",
+        metrics="<results>/reconstruct/sharpen/metrics.json",
+        verdicts="<results>/reconstruct/sharpen/verdicts.json",
+    log:
+        "<results>/records/reconstruct.sharpen/all.json",
+    conda:
+        "../../envs/emflow.yaml"
+    threads: project.threads(4)
+    resources:
+        gpu=project.gpu,
+        mem_mb=lambda wildcards, attempt: 16000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        cfg=section("reconstruct.sharpen"),
+        folder=subpath(output.map, parent=True),
+    shell:
+        "emflow reconstruct sharpen {input.half1} {input.half2} {params.folder} --mask {input.mask}"
+        " --json {params.cfg:q} --threads {threads} --record {log}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
+from emflow.em.sharpen import Sharpened
 from emflow.figure import BLUE, INK, MUTED, ORANGE, figure, styled
-from emflow.validate.sharpen import Sharpened
 
 
 @styled

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from emflow.em.fourier import crop_spectrum
-from emflow.em.fsc import shell_index, shell_sum
-from emflow.validate.bands import (
+from emflow.em.bands import (
     Band,
     Windows,
     critical_correlation,
@@ -18,7 +17,24 @@ from emflow.validate.bands import (
     make_bands,
     radial_frequency,
 )
-from emflow.validate.config import ValidateLocal
+from emflow.em.fourier import crop_spectrum
+from emflow.em.fsc import shell_index, shell_sum
+
+
+class Resolved(Protocol):
+    """What counts as resolved, by a room's settings."""
+
+    @property
+    def threshold(self) -> float:
+        """Local FSC that a band must reach."""
+
+    @property
+    def noise_level(self) -> float:
+        """Probability with which noise alone may pass a band."""
+
+    @property
+    def window_wavelengths(self) -> float:
+        """Standard deviation of the window, in wavelengths of each band."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +146,7 @@ def local_fsc(
 
 
 def windowed_resolution(
-    half1: Tensor, half2: Tensor, mask: Tensor, voxel_size_angstrom: float, cfg: ValidateLocal
+    half1: Tensor, half2: Tensor, mask: Tensor, voxel_size_angstrom: float, cfg: Resolved
 ) -> LocalResolution:
     """Local resolution of two half maps.
 
@@ -172,3 +188,35 @@ def finish(march: March, whole: March, mask: Tensor, windows: Windows, bands: li
         nyquist_angstrom=1 / windows.nyquist,
         whole_angstrom=1 / overall if overall > 0 else None,
     )
+
+
+def local_weights(
+    half1: Tensor, half2: Tensor, mask: Tensor, voxel_size_angstrom: float, cfg: Resolved
+) -> tuple[list[tuple[float, Tensor]], LocalResolution]:
+    """Weight √(2F/(1 + F)) of every band at every point, F the local FSC, to the local resolution and 0 beyond.
+
+    Parameters
+    ----------
+    half1, half2, mask, voxel_size_angstrom, cfg
+        As for :func:`windowed_resolution`.
+
+    Returns
+    -------
+    Frequencies, in 1/Å, with the weight on a grid (g, g, g), as :func:`emflow.em.local_filter.blend_bands` takes
+    them; and the local resolution.
+    """
+    windows = Windows(mask, voxel_size_angstrom)
+    bands = make_bands(mask.shape[-1], voxel_size_angstrom, cfg.window_wavelengths)
+    march, whole = March(windows.nyquist), March(windows.nyquist)
+    weights: list[tuple[float, Tensor]] = []
+    for band, value, samples, overall in local_fsc((half1, half2), windows, bands):
+        asked = critical_correlation(samples, cfg.noise_level).clamp_min_(cfg.threshold)
+        whole_asked = max(cfg.threshold, float(critical_correlation(samples.max(), cfg.noise_level)))
+        whole.take(torch.tensor(overall / whole_asked - 1), band.frequency)
+        going_on = march.take(value / asked - 1, band.frequency)
+        assert march.alive is not None
+        kept = value.clamp(0, 1)
+        weights.append((band.frequency, torch.where(march.alive, (2 * kept / (1 + kept)).sqrt(), 0.0)))
+        if not going_on:
+            break
+    return weights, finish(march, whole, mask, windows, bands)
