@@ -66,9 +66,13 @@ class Particles:
     @property
     def groups(self) -> np.ndarray:
         """Optics group of each particle, as text."""
+        return self.groups_of(slice(None))
+
+    def groups_of(self, rows: np.ndarray | slice) -> np.ndarray:
+        """Optics group of some particles, as text: time and memory are those of the rows alone."""
         if "rlnOpticsGroup" not in self.table:
-            return np.full(len(self), "1", dtype=object)
-        return self.table["rlnOpticsGroup"].astype(str).to_numpy(dtype=object)
+            return np.full(len(self), "1", dtype=object)[rows]
+        return self.table["rlnOpticsGroup"].iloc[rows].astype(str).to_numpy(dtype=object)
 
     def facts(self, group: str) -> ParticleFacts:
         """Facts of an optics group; ``group`` is its number, as text."""
@@ -272,7 +276,7 @@ def read_images(particles: Particles, rows: np.ndarray | None = None) -> np.ndar
     if particles.stack is None or particles.index is None:
         raise EmflowError("These particles were loaded without their images.")
     wanted = np.arange(len(particles)) if rows is None else np.asarray(rows, dtype=np.int64)
-    sizes = {particles.facts(group).box_px for group in set(particles.groups[wanted])}
+    sizes = {particles.facts(group).box_px for group in set(particles.groups_of(wanted))}
     if len(sizes) > 1:
         raise EmflowError(f"Boxes of {sorted(sizes)} px cannot be read as one stack.")
     box = sizes.pop() if sizes else particles.common_facts().box_px
@@ -296,7 +300,7 @@ def ctf_columns(particles: Particles, rows: np.ndarray | None = None) -> dict[st
     kilovolt, spherical aberration in millimetre.
     """
     table = particles.table if rows is None else particles.table.iloc[np.asarray(rows)]
-    groups = particles.groups if rows is None else particles.groups[np.asarray(rows)]
+    groups = particles.groups if rows is None else particles.groups_of(np.asarray(rows))
     facts = {group: particles.facts(group) for group in set(groups)}
     u = floats(table, "rlnDefocusU")
     return {
