@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from emflow.device import prepare
+from emflow.em.symmetry import symmetry_operators
 from emflow.io.checkpoint import Checkpoint
 from emflow.io.journal import result_key
 from emflow.io.particle_images import image_set
+from emflow.io.particle_store import open_store, store_key
 from emflow.io.particles import Particles
 from emflow.io.record import Record
 from emflow.reconstruct import judge
@@ -22,6 +26,7 @@ from emflow.reconstruct.inputs import (
     independent_starts,
     read_halves,
     read_particles,
+    read_previous,
     too_few,
 )
 from emflow.reconstruct.merge import merge, particle_mask
@@ -37,7 +42,10 @@ from emflow.reconstruct.outputs import (
 from emflow.reconstruct.refine import Refinement, State
 from emflow.reconstruct.resume import pack, start_state, unpack
 from emflow.reconstruct.starts import find_halves
+from emflow.reconstruct.warm import Previous, warm_state
 from emflow.step import Run, StepConfig
+
+log = logging.getLogger("emflow")
 
 
 def abinitio(
@@ -127,6 +135,7 @@ def refine(
         Particle STAR with CTF, images and half-sets.
     start
         Folder with half1.mrc and half2.mrc in one frame, such as ab initio leaves; each half starts from its own.
+        With the folder of an earlier refinement, particles that it knew keep their poses.
     out
         Folder to write: half1.mrc and half2.mrc (raw), map.mrc, mask.mrc, particles.star, fsc.star,
         metrics.json, verdicts.json. A hidden checkpoint there lets a killed run go on.
@@ -139,25 +148,54 @@ def refine(
             return
         images = image_set(source, device)
         diameter = diameter_of(cfg, images.box, images.pixel_size_angstrom)
-        refinement = Refinement(images, diameter, cfg)
-        checkpoint = Checkpoint(
-            out / ".checkpoint" / "state.safetensors", _key(cfg, particles, source, start)
-        )
-        kept = checkpoint.load()
-        if kept is not None:
-            state = unpack(*kept, images)
-        else:
-            volumes, voxel = read_halves(start)
-            state = start_state(refinement, volumes, voxel)
-        state = refinement.run(state, lambda reached: checkpoint.save(*pack(reached)))
-        _write_refined(source, refinement, state, diameter, start, out)
+        previous = read_previous(start, source, cfg.symmetry) if cfg.warm_start else None
+        if previous is not None and not previous.enough(images.half):
+            log.info("%s knew too few of these particles: all are searched", start)
+            previous = None
+        if previous is not None:
+            cfg = cfg.model_copy(update={"global_iterations": 0})
+        key = _key(cfg, particles, source, start)
+        store_path = out / ".checkpoint" / "particles.store"
+        plane = images.plane(images.box / 2)
+        with open_store(store_path, store_key(source, plane), images, plane) as store:
+            refinement = Refinement(replace(images, spectra=store), diameter, cfg)
+            checkpoint = Checkpoint(out / ".checkpoint" / "state.safetensors", key)
+            kept = checkpoint.load()
+            if kept is not None:
+                state = unpack(*kept, images)
+            elif previous is not None:
+                state = warm_state(refinement, previous)
+                checkpoint.save(*pack(state))
+            else:
+                volumes, voxel = read_halves(start)
+                state = start_state(refinement, volumes, voxel)
+            state = refinement.run(state, lambda reached: checkpoint.save(*pack(reached)))
+            _write_refined(source, refinement, state, _Start(start, diameter, previous), out)
+        store_path.unlink(missing_ok=True)
 
 
-def _write_refined(
-    source: Particles, refinement: Refinement, state: State, diameter: float, start: Path, out: Path
-) -> None:
+@dataclass(frozen=True)
+class _Start:
+    """What a refinement began with."""
+
+    folder: Path
+    diameter_angstrom: float
+    previous: Previous | None
+
+    @property
+    def known(self) -> int:
+        """Particles whose poses were taken over."""
+        return 0 if self.previous is None else int(self.previous.known.sum())
+
+    @property
+    def particles(self) -> int:
+        """Particles of the earlier refinement."""
+        return 0 if self.previous is None else self.previous.particles
+
+
+def _write_refined(source: Particles, refinement: Refinement, state: State, start: _Start, out: Path) -> None:
     """Write what a refinement came to."""
-    images, cfg = refinement.images, refinement.cfg
+    images, cfg, diameter = refinement.images, refinement.cfg, start.diameter_angstrom
     voxel = images.pixel_size_angstrom
     half1, half2 = (refinement.accumulate(half).solve() for half in state.halves)
     agreement = compare(half1, half2, voxel, diameter, cfg.symmetry)
@@ -168,6 +206,7 @@ def _write_refined(
     control = source.control_angstrom
     write_maps(out, Maps(half1, half2, merged, mask, voxel, control is not None))
     last = state.history[-1]
+    independent = independent_starts(start.folder)
     metrics: dict[str, float | int | None] = {
         "particles": len(images),
         "half1_particles": len(state.halves[0].rows),
@@ -182,11 +221,16 @@ def _write_refined(
         "pose_probability_median": float(torch.cat([half.probability for half in state.halves]).median()),
         "sharpening_bfactor_angstrom2": bfactor,
         "diameter_angstrom": diameter,
+        "symmetry_order": len(symmetry_operators(cfg.symmetry)),
+        "independent_starts": int(independent),
+        "warm_start_particles": start.particles,
+        "new_particles": len(images) - start.known,
     }
     judgements = [
         judge.judge_agreement("Do two independent halves agree?", agreement, "Half-sets refined apart"),
-        judge.judge_independence(independent_starts(start)),
+        judge.judge_independence(independent),
         judge.judge_convergence(state.iteration, cfg.max_iterations),
+        *judge.judge_warm_start(start.known, start.particles, len(images)),
         *judge.judge_control(control),
     ]
     columns = _refined_poses(state, len(images), voxel)
@@ -211,5 +255,6 @@ def _key(cfg: StepConfig, star: Path, particles: Particles, start: Path | None =
         stat = path.stat()
         parts.append((path.name, stat.st_size, stat.st_mtime_ns))
     if start is not None:
-        parts += [hashlib.sha256((start / f"half{n}.mrc").read_bytes()).hexdigest() for n in (1, 2)]
+        files = [start / name for name in ("half1.mrc", "half2.mrc", "particles.star", "metrics.json")]
+        parts += [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()]
     return result_key(cfg, *parts)

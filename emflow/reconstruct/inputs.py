@@ -11,9 +11,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from emflow.em.symmetry import symmetry_operators
 from emflow.io.mrc import read_header, read_mrc
+from emflow.io.particle_images import poses_of
 from emflow.io.particles import Particles, load_particles
 from emflow.io.star import integers
+from emflow.reconstruct.warm import Previous
 from emflow.step import EmflowError, SpecimenSize
 
 log = logging.getLogger("emflow")
@@ -101,9 +104,61 @@ def read_halves(folder: Path) -> tuple[tuple[Tensor, Tensor], float]:
 
 
 def independent_starts(folder: Path) -> bool:
-    """Whether a folder's half maps are known to come from separate random starts: emflow's ab initio says so."""
+    """Whether a folder's half maps are known to come from separate random starts: ab initio and refine say so."""
+    rows = _figures(folder)
+    return "half2_inverted" in rows or rows.get("independent_starts") == 1
+
+
+def read_previous(folder: Path, particles: Particles, symmetry: str) -> Previous | None:
+    """Poses of particles in an earlier refinement's folder, joined by their identity; None for any other folder.
+
+    Raises
+    ------
+    EmflowError
+        If a particle or a micrograph is in the other half-set than it was.
+    """
+    figures, star = _figures(folder), folder / "particles.star"
+    if figures.get("symmetry_order") != len(symmetry_operators(symmetry)) or not star.is_file():
+        return None
+    before = load_particles(star, images=False)
+    needed = {"emflowParticleId", "rlnRandomSubset", "rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"}
+    if not len(before) or not needed <= set(before.table.columns):
+        return None
+    if (
+        before.control_angstrom != particles.control_angstrom
+    ):  # a noise control may know nothing of the data's poses
+        return None
+    for column, what in (("emflowParticleId", "particle"), ("rlnMicrographName", "micrograph")):
+        _check_halves(before.table, particles.table, column, what, folder)
+    place = {name: row for row, name in enumerate(before.table["emflowParticleId"])}
+    names = particles.table["emflowParticleId"]
+    found = torch.tensor([place.get(name, -1) for name in names], dtype=torch.long)
+    known = found >= 0
+    rotations = torch.eye(3).repeat(len(names), 1, 1)
+    shifts = torch.zeros(len(names), 2)
+    poses = poses_of(before, particles.common_facts().pixel_size_angstrom)
+    rotations[known], shifts[known] = poses[0][found[known]], poses[1][found[known]]
+    return Previous(known, rotations, shifts, len(before))
+
+
+def _check_halves(before: pd.DataFrame, now: pd.DataFrame, column: str, what: str, folder: Path) -> None:
+    """Half-sets are set once: what was in half 1 has shaped half 1's map."""
+    if column not in before or column not in now:
+        return
+    half = dict(zip(before[column], integers(before, "rlnRandomSubset").tolist(), strict=True))
+    for name, number in zip(now[column], integers(now, "rlnRandomSubset").tolist(), strict=True):
+        if half.get(name, number) != number:
+            raise EmflowError(
+                f"The {what} {name} is in half-set {number} (rlnRandomSubset), but was in {half[name]} in "
+                f"{folder / 'particles.star'}. Half-sets are set once: give the particles the earlier "
+                "rlnRandomSubset, or start from ab initio."
+            )
+
+
+def _figures(folder: Path) -> dict[str, float | int | None]:
+    """metrics.json of a folder; empty where there is none."""
     try:
         rows = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
-        return False
-    return isinstance(rows, dict) and "half2_inverted" in rows
+        return {}
+    return rows if isinstance(rows, dict) else {}

@@ -317,6 +317,5 @@ class Refinement:
         last = state.history[-1]
         still = last["pose_change_deg"] < self.spacing_deg(last["band"]) / SPACING * FINAL_STEP
         stuck = len(shells) > 3 and max(shells[-2:]) <= max(shells[:-2])
-        return (
-            state.iteration > self.cfg.global_iterations and last["shell"] <= shells[-2] and (still or stuck)
-        )
+        finer = len(shells) < 2 or last["shell"] > shells[-2]
+        return state.iteration > self.cfg.global_iterations and not finer and (still or stuck)
