@@ -34,7 +34,7 @@ from emflow.em.images import ImageSet
 from emflow.em.masks import soft_sphere
 from emflow.em.slices import volume_spectrum
 from emflow.io.particle_images import image_set, poses_of
-from emflow.io.particle_store import open_store, store_key
+from emflow.io.particle_store import open_store
 from emflow.io.particles import load_particles
 from emflow.io.stack import stack_header
 from emflow.io.star import write_star
@@ -101,7 +101,7 @@ def start(folder: Path, count: int) -> tuple[ImageSet, Refinement, HalfState, Pa
     extent = images.box * images.pixel_size_angstrom
     refinement = Refinement(images, 0.6 * extent, ReconstructRefine(global_iterations=0))
     path = folder / f"store{count}"
-    store = open_store(path, store_key(particles, refinement.plane), images, refinement.plane)
+    store = open_store(path, particles, images, refinement.plane)
     images = replace(images, spectra=store)
     refinement.images = images
     rows = images.rows(1)

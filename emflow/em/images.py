@@ -15,8 +15,8 @@ from emflow.em.slices import HalfPlane
 
 BATCH = 512
 """Images that are read and transformed at a time, at most."""
-_BATCH_PIXELS = 1 << 23
-"""Pixels of a batch on a CPU (512 boxes of 128 px); a GPU takes eight times as many."""
+_BATCH_PIXELS = 1 << 21
+"""Pixels of a batch on a CPU (128 boxes of 128 px, 8 MB); a GPU takes 64 times as many."""
 
 
 class Spectra(Protocol):
@@ -63,7 +63,7 @@ class ImageSet:
     @property
     def batch(self) -> int:
         """Images that are read and transformed at a time: fewer of large boxes, so that memory is bounded."""
-        room = _BATCH_PIXELS * (8 if self.device.type == "cuda" else 1)
+        room = _BATCH_PIXELS * (64 if self.device.type == "cuda" else 1)
         return max(1, min(BATCH, room // self.box**2))
 
     def transforms(self, rows: Tensor, plane: HalfPlane) -> tuple[Tensor, Tensor]:
@@ -91,6 +91,7 @@ class ImageSet:
 
 def read_ahead(parts: Sequence[Tensor], read: Callable[[Tensor], Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
     """Each part and what ``read`` gives for it; the next is read in another thread while one is in use."""
+    parts = [part for part in parts if len(part)]
     with ThreadPoolExecutor(1) as reader:
         coming = reader.submit(read, parts[0]) if parts else None
         for part, following in zip_longest(parts, parts[1:]):

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 
 from emflow.em.images import ImageSet, read_ahead
-from emflow.em.slices import HalfPlane
+from emflow.em.slices import HalfPlane, complex_product
 from emflow.io.atomic import atomic_path
 from emflow.io.particles import Particles
 from emflow.step import EmflowError
@@ -124,8 +125,8 @@ class ParticleStore:
             rest, at = rest[got:], at + got
 
 
-def store_key(particles: Particles, plane: HalfPlane) -> str:
-    """Identity of what a store holds: stacks (name, size, time), the images' order, box and band."""
+def store_key(particles: Particles, plane: HalfPlane, shifts_px: Tensor | None = None) -> str:
+    """Identity of what a store holds: stacks (name, size, time), the images' order, box, band and shifts."""
     assert particles.stack is not None
     assert particles.index is not None
     digest = hashlib.sha256(f"{plane.box} {len(plane)}".encode())
@@ -134,33 +135,61 @@ def store_key(particles: Particles, plane: HalfPlane) -> str:
         digest.update(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     digest.update(particles.stack.astype("<i8").tobytes())
     digest.update(particles.index.astype("<i8").tobytes())
+    if shifts_px is not None:
+        digest.update(shifts_px.numpy().astype("<f4").tobytes())
     return digest.hexdigest()
 
 
-def open_store(path: Path, key: str, images: ImageSet, plane: HalfPlane) -> ParticleStore:
-    """Open the store of some images, or make it where there is none that is whole and of this key.
+def open_store(
+    path: Path, particles: Particles, images: ImageSet, plane: HalfPlane, shifts_px: Tensor | None = None
+) -> ParticleStore:
+    """Open the store of some images, or make it where there is none that is whole and of these.
 
     Parameters
     ----------
     path
         The store.
-    key
-        From :func:`store_key`.
-    images
-        Where the images are read from.
+    particles, images
+        The same N particles: their identity, and where they are read from.
     plane
         The pixels to keep: the finest band that will be asked for.
+    shifts_px
+        Shifts (x, y) that centre the particles, (N, 2): then the images are stored centred.
 
     Raises
     ------
     EmflowError
         The disk is full, or an image holds values that are not finite.
     """
+    key = store_key(particles, plane, shifts_px)
     header = _usable(path, key)
     if header is None:
         log.info("Copying %d particles to %s, in half precision", len(images), path)
-        header = _make(path, key, images, plane)
+        with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+            handle.write(bytes(_HEADER))
+            checksum, scale = 0, 0.0
+            for rows, values in _transforms(images, plane, shifts_px):
+                scale = scale or _power_of_two(values)
+                half = (values / scale).transpose(1, 2).half().contiguous()
+                _check_finite(half, rows, particles)
+                records = half.cpu().numpy().reshape(-1).view(np.uint8).data
+                checksum = zlib.crc32(records, checksum)
+                handle.write(records)
+            header = StoreHeader(key, len(images), len(plane), scale or 1.0, checksum)
+            handle.seek(0)
+            handle.write(header.pack())
     return ParticleStore(path, header)
+
+
+def _transforms(
+    images: ImageSet, plane: HalfPlane, shifts_px: Tensor | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows and Fourier pixels (B, 2, M) of all images."""
+    for rows, pixels in read_ahead(torch.arange(len(images)).split(images.batch), images.read):
+        values = plane.transform(pixels.to(images.device))
+        if shifts_px is not None:
+            values = complex_product(values, plane.phases(shifts_px[rows].to(images.device)))
+        yield rows, values
 
 
 def _usable(path: Path, key: str) -> StoreHeader | None:
@@ -186,36 +215,18 @@ def _usable(path: Path, key: str) -> StoreHeader | None:
     return header
 
 
-def _make(path: Path, key: str, images: ImageSet, plane: HalfPlane) -> StoreHeader:
-    scale, checksum = 0.0, 0
-    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-        handle.write(bytes(_HEADER))
-        for part, read in read_ahead(torch.arange(len(images)).split(images.batch), images.read):
-            values = plane.transform(read.to(images.device))
-            if not scale:
-                scale = _power_of_two(values)
-            half = (values / scale).transpose(1, 2).half().contiguous()
-            _check_finite(half, part)
-            record = half.cpu().numpy().reshape(-1).view(np.uint8).data
-            checksum = zlib.crc32(record, checksum)
-            handle.write(record)
-        header = StoreHeader(key, len(images), len(plane), scale or 1.0, checksum)
-        handle.seek(0)
-        handle.write(header.pack())
-    return header
-
-
 def _power_of_two(values: Tensor) -> float:
     """Near the deviation of values: dividing by it loses nothing, and float16 holds images of any unit."""
     deviation = float(values.square().mean().sqrt())
     return 2.0 ** round(float(np.log2(deviation))) if 0 < deviation < float("inf") else 1.0
 
 
-def _check_finite(values: Tensor, rows: Tensor) -> None:
+def _check_finite(values: Tensor, rows: Tensor, particles: Particles) -> None:
     finite = torch.isfinite(values).flatten(1).all(1).cpu()
     if not bool(finite.all()):
         bad = int(rows[~finite][0])
         raise EmflowError(
-            f"Particle {bad + 1} holds values that are not finite, or thousands of times those of its neighbours. "
-            "Remove it from the table, or extract the particles again with normalisation."
+            f"Particle {bad + 1} ({particles.table['rlnImageName'].iloc[bad]}) holds values that are not finite, or "
+            "tens of thousands of times those of the first particles. Remove it from the table, or extract the "
+            "particles again."
         )

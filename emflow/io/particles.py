@@ -125,6 +125,7 @@ def load_particles(star: str | os.PathLike[str], *, images: bool = True) -> Part
     ----------
     images
         False for a table whose images are not needed (coordinates for extraction): no stack is looked for.
+        Nor is one for a table without rows.
 
     Raises
     ------
@@ -140,7 +141,7 @@ def load_particles(star: str | os.PathLike[str], *, images: bool = True) -> Part
         )
     table, optics, foreign = with_optics(tables[block], _optics_of(tables), str(source))
     table = _with_ids(table)
-    if not images:
+    if not images or not len(table):
         return Particles(table, optics)
     if "rlnImageName" not in table:
         raise EmflowError(

@@ -15,7 +15,7 @@ from emflow.em.symmetry import symmetry_operators
 from emflow.io.checkpoint import Checkpoint
 from emflow.io.journal import result_key
 from emflow.io.particle_images import image_set
-from emflow.io.particle_store import open_store, store_key
+from emflow.io.particle_store import open_store
 from emflow.io.particles import Particles
 from emflow.io.record import Record
 from emflow.reconstruct import judge
@@ -157,7 +157,7 @@ def refine(
         key = _key(cfg, particles, source, start)
         store_path = out / ".checkpoint" / "particles.store"
         plane = images.plane(images.box / 2)
-        with open_store(store_path, store_key(source, plane), images, plane) as store:
+        with open_store(store_path, source, images, plane) as store:
             refinement = Refinement(replace(images, spectra=store), diameter, cfg)
             checkpoint = Checkpoint(out / ".checkpoint" / "state.safetensors", key)
             kept = checkpoint.load()

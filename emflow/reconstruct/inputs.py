@@ -35,10 +35,9 @@ def read_particles(star: Path) -> Particles:
     EmflowError
         Particles of restored (denoised) micrographs, or a half-set that is neither 1 nor 2.
     """
-    empty = load_particles(star, images=False)
-    if not len(empty):
-        return empty
     particles = load_particles(star)
+    if not len(particles):
+        return particles
     table = particles.table
     if "emflowRestored" in table and (table["emflowRestored"].astype(str) == "1").any():
         raise EmflowError(
