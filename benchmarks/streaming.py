@@ -1,6 +1,6 @@
 """Memory and speed of passes over particles that are streamed from disk.
 
-    python benchmarks/streaming.py FOLDER [--particles 1500 4500 15000] [--box 128] [--timed 1500] [--write]
+    python benchmarks/streaming.py FOLDER [--particles 1500 4500 15000] [--box 128] [--timed 600] [--write]
 
 Makes stacks of noise in FOLDER (1 GB at 15 000 particles of 128 px; remove it afterwards). Then, each in a
 process of its own:
@@ -32,7 +32,6 @@ from torch import Tensor
 
 from emflow.em.images import ImageSet
 from emflow.em.masks import soft_sphere
-from emflow.em.slices import volume_spectrum
 from emflow.io.particle_images import image_set, poses_of
 from emflow.io.particle_store import open_store
 from emflow.io.particles import load_particles
@@ -153,7 +152,6 @@ def speed(folder: Path, count: int, source: str, band_fraction: float, search: b
         drop(file)
     before, wall, cpu = disk_bytes(), time.perf_counter(), time.process_time()
     if search:
-        volume_spectrum(half.volume, refinement.nyquist)
         found, _ = refinement.find_poses(half, refinement.nyquist, False, torch.Generator())
         refinement.accumulate(found)
     else:
@@ -183,7 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--particles", type=int, nargs="+", default=[1500, 4500, 15000])
-    parser.add_argument("--timed", type=int, default=1500)
+    parser.add_argument("--timed", type=int, default=600)
     parser.add_argument("--box", type=int, default=128)
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
@@ -206,7 +204,7 @@ def main() -> None:
     runs = [["memory", str(count)] for count in given.particles]
     sources = ("memory", "store", "stacks")
     runs += [["read", str(most), source, band] for band in ("1.0", "0.25") for source in sources]
-    runs += [["search", str(given.timed), source, "1.0"] for source in sources * 2]
+    runs += [["search", str(given.timed), source, "1.0"] for source in sources]
     lines = [measure(str(folder), *box, "--child", *words) for words in runs]
     if given.write:
         note = "noise; one thread; page cache dropped with posix_fadvise before each timed pass"

@@ -85,7 +85,7 @@ class ImageSet:
         if self.spectra is None:
             pixels = plane.transform(fetched)
         else:
-            pixels = fetched.float().mul_(self.spectra.scale).transpose(1, 2).contiguous()
+            pixels = (fetched.float() * self.spectra.scale).transpose(1, 2).contiguous()
         return pixels, self.ctf(rows, plane.ky / extent, plane.kx / extent)
 
 

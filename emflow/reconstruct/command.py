@@ -29,6 +29,7 @@ from emflow.reconstruct.inputs import (
     read_previous,
     too_few,
 )
+from emflow.reconstruct.memory import announce_memory, refine_memory_bytes
 from emflow.reconstruct.merge import merge, particle_mask
 from emflow.reconstruct.outputs import (
     Maps,
@@ -154,6 +155,7 @@ def refine(
             previous = None
         if previous is not None:
             cfg = cfg.model_copy(update={"global_iterations": 0})
+        announce_memory(refine_memory_bytes(images.box, len(images)), device, run)
         key = _key(cfg, particles, source, start)
         store_path = out / ".checkpoint" / "particles.store"
         plane = images.plane(images.box / 2)

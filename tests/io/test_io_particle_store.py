@@ -173,3 +173,11 @@ def test_reading_maps_nothing(star: Path, tmp_path: Path) -> None:
     kept = list(stored.batches(torch.arange(COUNT), stored.plane(12)))
     assert len(kept) == 1
     assert str(tmp_path / "store") not in Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.parametrize("box", [32, 64, 128, 256, 512, 2048])
+def test_a_batch_is_bounded_whatever_the_box(box: int) -> None:
+    one = torch.ones(1, dtype=torch.long)
+    images = ImageSet(lambda rows: rows, lambda rows, fy, fx: fy, box, 1.0, one, one, CPU)
+    assert 1 <= images.batch <= 512
+    assert images.batch == 1 or images.batch * box**2 <= 1 << 21
