@@ -43,7 +43,7 @@ from emflow.reconstruct.outputs import (
 from emflow.reconstruct.refine import Refinement, State
 from emflow.reconstruct.resume import pack, start_state, unpack
 from emflow.reconstruct.starts import find_halves
-from emflow.reconstruct.warm import Previous, warm_state
+from emflow.reconstruct.warm import Previous, WarmRefinement, warm_state
 from emflow.step import Run, StepConfig
 
 log = logging.getLogger("emflow")
@@ -153,14 +153,15 @@ def refine(
         if previous is not None and not previous.enough(images.half):
             log.info("%s knew too few of these particles: all are searched", start)
             previous = None
+        kind = Refinement
         if previous is not None:
-            cfg = cfg.model_copy(update={"global_iterations": 0})
+            kind, cfg = WarmRefinement, cfg.model_copy(update={"global_iterations": 0})
         announce_memory(refine_memory_bytes(images.box, len(images)), device, run)
         key = _key(cfg, particles, source, start)
         store_path = out / ".checkpoint" / "particles.store"
         plane = images.plane(images.box / 2)
         with open_store(store_path, source, images, plane) as store:
-            refinement = Refinement(replace(images, spectra=store), diameter, cfg)
+            refinement = kind(replace(images, spectra=store), diameter, cfg)
             checkpoint = Checkpoint(out / ".checkpoint" / "state.safetensors", key)
             kept = checkpoint.load()
             if kept is not None:

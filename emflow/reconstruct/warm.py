@@ -42,6 +42,15 @@ class Previous:
         return min(shares) >= LEAST_KNOWN
 
 
+class WarmRefinement(Refinement):
+    """Iterations that begin from settled poses: what is left to be found is the finest step."""
+
+    def levels(self, band: float, coarse_band: float, everywhere: bool) -> list[tuple[float, float, int]]:
+        """All levels of the global search of new particles, the last of the local one."""
+        levels = super().levels(band, coarse_band, everywhere)
+        return levels if everywhere else levels[-1:]
+
+
 def warm_state(refinement: Refinement, previous: Previous) -> State:
     """State before the first joint iteration: known poses as they were, new particles searched globally.
 
