@@ -165,6 +165,8 @@ def open_store(
     header = _usable(path, key)
     if header is None:
         log.info("Copying %d particles to %s, in half precision", len(images), path)
+        for left in path.parent.glob(f".{path.stem}.*{path.suffix}"):
+            left.unlink()  # what a killed run had copied: gigabytes
         with atomic_path(path) as temporary, open(temporary, "wb") as handle:
             handle.write(bytes(_HEADER))
             checksum, scale = 0, 0.0

@@ -150,6 +150,20 @@ def test_a_whole_store_is_kept_and_any_other_is_made_again(
     assert len(making) == 8
 
 
+def test_what_a_killed_run_left_is_removed(
+    star: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "folder" / "some.store"
+    with monkeypatch.context() as killed:
+        killed.setattr(Path, "unlink", lambda *_, **__: None)
+        killed.setattr(particle_store, "_check_finite", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            made(star, path)
+    assert [left.name[0] for left in path.parent.iterdir()] == ["."]
+    made(star, path)
+    assert list(path.parent.iterdir()) == [path]
+
+
 def test_a_failure_leaves_no_store(star: Path, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).standard_normal((COUNT // 2, BOX, BOX), dtype=np.float32)
     pixels[30, 3, 3] = np.nan
