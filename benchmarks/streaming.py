@@ -32,6 +32,7 @@ from torch import Tensor
 
 from emflow.em.images import ImageSet
 from emflow.em.masks import soft_sphere
+from emflow.em.pose_fit import FittedPoses
 from emflow.io.particle_images import image_set, poses_of
 from emflow.io.particle_store import open_store
 from emflow.io.particles import load_particles
@@ -108,7 +109,8 @@ def start(folder: Path, count: int) -> tuple[ImageSet, Refinement, HalfState, Pa
     noise = torch.ones(1, int(refinement.plane.shell[-1]) + 1)
     random = torch.Generator().manual_seed(0)
     volume = torch.randn((images.box,) * 3, generator=random) * soft_sphere(images.box, 0.3 * images.box, 4)
-    half = HalfState(rows, volume, noise, rotations[rows], shifts[rows], torch.zeros(len(rows)))
+    poses = FittedPoses.unknown(len(rows)).at(rotations[rows], shifts[rows])
+    half = HalfState(rows, volume, noise, replace(poses, covariance=1e-3 * poses.covariance))
     return images, refinement, half, path
 
 

@@ -48,6 +48,12 @@ class WeightedImages:
         """The first pixels only: a smaller band."""
         return WeightedImages(self.data[:, :, :count], self.power[:, :count])
 
+    def repeated(self, count: int) -> WeightedImages:
+        """Each image ``count`` times in a row."""
+        if count == 1:
+            return self
+        return WeightedImages(self.data.repeat_interleave(count, 0), self.power.repeat_interleave(count, 0))
+
     def moved(self, phases: Tensor) -> WeightedImages:
         """Each image moved by its own ``HalfPlane.phases``, (B, 2, M)."""
         return WeightedImages(complex_product(self.data, phases), self.power)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from emflow.device import prepare
+from emflow.em.pose_fit import FittedPoses
 from emflow.em.symmetry import symmetry_operators
 from emflow.io.checkpoint import Checkpoint
 from emflow.io.journal import result_key
@@ -35,6 +36,7 @@ from emflow.reconstruct.outputs import (
     Maps,
     fsc_tables,
     pose_columns,
+    uncertainty_columns,
     with_columns,
     write_empty,
     write_maps,
@@ -43,7 +45,7 @@ from emflow.reconstruct.outputs import (
 from emflow.reconstruct.refine import Refinement, State
 from emflow.reconstruct.resume import pack, start_state, unpack
 from emflow.reconstruct.starts import find_halves
-from emflow.reconstruct.warm import Previous, WarmRefinement, warm_state
+from emflow.reconstruct.warm import Previous, warm_state
 from emflow.step import Run, StepConfig
 
 log = logging.getLogger("emflow")
@@ -153,15 +155,14 @@ def refine(
         if previous is not None and not previous.enough(images.half):
             log.info("%s knew too few of these particles: all are searched", start)
             previous = None
-        kind = Refinement
         if previous is not None:
-            kind, cfg = WarmRefinement, cfg.model_copy(update={"global_iterations": 0})
+            cfg = cfg.model_copy(update={"global_iterations": 0})
         announce_memory(refine_memory_bytes(images.box, len(images)), device, run)
         key = _key(cfg, particles, source, start)
         store_path = out / ".checkpoint" / "particles.store"
         plane = images.plane(images.box / 2)
         with open_store(store_path, source, images, plane) as store:
-            refinement = kind(replace(images, spectra=store), diameter, cfg)
+            refinement = Refinement(replace(images, spectra=store), diameter, cfg)
             checkpoint = Checkpoint(out / ".checkpoint" / "state.safetensors", key)
             kept = checkpoint.load()
             if kept is not None:
@@ -221,7 +222,7 @@ def _write_refined(source: Particles, refinement: Refinement, state: State, star
         "significance_aspherical_sd": agreement.significance("aspherical"),
         "iterations": state.iteration,
         "last_pose_change_median_deg": last["pose_change_deg"],
-        "pose_probability_median": float(torch.cat([half.probability for half in state.halves]).median()),
+        "pose_sigma_median_deg": last["pose_sigma_deg"],
         "sharpening_bfactor_angstrom2": bfactor,
         "diameter_angstrom": diameter,
         "symmetry_order": len(symmetry_operators(cfg.symmetry)),
@@ -236,19 +237,18 @@ def _write_refined(source: Particles, refinement: Refinement, state: State, star
         *judge.judge_warm_start(start.known, start.particles, len(images)),
         *judge.judge_control(control),
     ]
-    columns = _refined_poses(state, len(images), voxel)
+    columns = _refined_poses(state, voxel)
     tables = {"optics": source.optics, "particles": with_columns(source, columns)}
     write_results(out, tables, metrics, judgements, fsc_tables(agreement))
 
 
-def _refined_poses(state: State, count: int, pixel_size_angstrom: float) -> dict[str, list[str]]:
+def _refined_poses(state: State, pixel_size_angstrom: float) -> dict[str, list[str]]:
     """Pose columns of all particles in their table's order."""
-    rotations, shifts, probability = torch.empty(count, 3, 3), torch.empty(count, 2), torch.empty(count)
-    for half in state.halves:
-        rotations[half.rows], shifts[half.rows] = half.rotations, half.shifts_px
-        probability[half.rows] = half.probability
-    likely = {"rlnMaxValueProbDistribution": [f"{value:.6f}" for value in probability.tolist()]}
-    return pose_columns(rotations, shifts, pixel_size_angstrom) | likely
+    ordered = torch.cat([half.rows for half in state.halves]).argsort()
+    poses = FittedPoses.cat([half.poses for half in state.halves])[ordered]
+    return pose_columns(poses.rotations, poses.shifts_px, pixel_size_angstrom) | uncertainty_columns(
+        poses, pixel_size_angstrom
+    )
 
 
 def _key(cfg: StepConfig, star: Path, particles: Particles, start: Path | None = None) -> str:

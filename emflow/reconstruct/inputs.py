@@ -11,16 +11,19 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from emflow.em.pose_fit import FittedPoses
 from emflow.em.symmetry import symmetry_operators
 from emflow.io.mrc import read_header, read_mrc
 from emflow.io.particle_images import poses_of
 from emflow.io.particles import Particles, load_particles
-from emflow.io.star import integers
+from emflow.io.star import floats, integers
 from emflow.reconstruct.warm import Previous
 from emflow.step import EmflowError, SpecimenSize
 
 log = logging.getLogger("emflow")
 
+SIGMAS = ("emflowPoseSigmaDeg", "emflowShiftSigmaAngst")
+"""Columns of a refinement's poses: how sure they are, over all directions."""
 FEWEST = 50
 """Particles below which no map is tried."""
 
@@ -120,7 +123,7 @@ def read_previous(folder: Path, particles: Particles, symmetry: str) -> Previous
     if figures.get("symmetry_order") != len(symmetry_operators(symmetry)) or not star.is_file():
         return None
     before = load_particles(star, images=False)
-    needed = {"emflowParticleId", "rlnRandomSubset", "rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"}
+    needed = {"emflowParticleId", "rlnRandomSubset", "rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", *SIGMAS}
     if not len(before) or not needed <= set(before.table.columns):
         return None
     if (
@@ -132,12 +135,18 @@ def read_previous(folder: Path, particles: Particles, symmetry: str) -> Previous
     place = {name: row for row, name in enumerate(before.table["emflowParticleId"])}
     names = particles.table["emflowParticleId"]
     found = torch.tensor([place.get(name, -1) for name in names], dtype=torch.long)
-    known = found >= 0
-    rotations = torch.eye(3).repeat(len(names), 1, 1)
-    shifts = torch.zeros(len(names), 2)
-    poses = poses_of(before, particles.common_facts().pixel_size_angstrom)
-    rotations[known], shifts[known] = poses[0][found[known]], poses[1][found[known]]
-    return Previous(known, rotations, shifts, len(before))
+    pixel = particles.common_facts().pixel_size_angstrom
+    angle, shift = (torch.from_numpy(floats(before.table, name)).float() for name in SIGMAS)
+    variances = torch.cat(
+        [
+            (torch.deg2rad(angle) ** 2 / 3)[:, None].expand(-1, 3),
+            ((shift / pixel) ** 2 / 2)[:, None].expand(-1, 2),
+        ],
+        1,
+    )
+    had = FittedPoses(*poses_of(before, pixel), torch.zeros(len(before)), torch.diag_embed(variances.clamp(min=1e-12)))
+    poses = FittedPoses.cat([had, FittedPoses.unknown(1)])[found]  # row -1 is the unknown
+    return Previous(found >= 0, poses, len(before))
 
 
 def _check_halves(before: pd.DataFrame, now: pd.DataFrame, column: str, what: str, folder: Path) -> None:

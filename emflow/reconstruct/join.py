@@ -51,7 +51,13 @@ def join(images: ImageSet, found: tuple[HalfMap, HalfMap], diameter_angstrom: fl
     rotations[second.rows], shifts[second.rows] = turned.float(), moved.float()
     halves = [
         accumulate(
-            images, half.rows, rotations[half.rows], shifts[half.rows], half.noise, plane, symmetry
+            images,
+            half.rows,
+            rotations[half.rows, None],
+            shifts[half.rows, None],
+            half.noise,
+            plane,
+            symmetry,
         ).solve()
         for half in found
     ]

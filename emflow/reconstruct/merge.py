@@ -28,7 +28,21 @@ def accumulate(
     plane: HalfPlane,
     symmetry: str,
 ) -> Accumulator:
-    """Sums of images at their poses, weighted by their noise (G, S): to be solved for a map."""
+    """Sums of images at their poses, weighted by their noise (G, S): to be solved for a map.
+
+    Parameters
+    ----------
+    images, rows
+        The n images.
+    rotations, shifts_px
+        D poses of each, equally likely: (n, D, 3, 3) and (n, D, 2), on the CPU.
+    noise
+        Noise spectra.
+    plane
+        Pixels to insert.
+    symmetry
+        Point group.
+    """
     sums = Accumulator(images.box, float(plane.radius[-1]), 2, symmetry, images.device)
     inverse = 1 / noise[:, plane.shell].clamp(min=1e-20)
     at = 0
@@ -36,9 +50,11 @@ def accumulate(
         here = slice(at, at + len(part))
         at += len(part)
         weighted = WeightedImages.make(transforms, ctf, inverse[images.group[part].to(images.device)])
-        phases = plane.phases(shifts_px[here].to(images.device))
-        centred = complex_product(weighted.data, phases)
-        sums.add(centred, weighted.power, rotations[here].to(images.device), plane)
+        power = weighted.power / rotations.shape[1]
+        for turned, moved in zip(rotations[here].unbind(1), shifts_px[here].unbind(1), strict=True):
+            phases = plane.phases(moved.to(images.device))
+            centred = complex_product(weighted.data, phases) / rotations.shape[1]
+            sums.add(centred, power, turned.to(images.device), plane)
     return sums
 
 

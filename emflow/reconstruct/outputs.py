@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from emflow.em.pose_fit import FittedPoses
 from emflow.em.poses import matrix_to_euler, wrap_degrees
 from emflow.io.mrc import CONTROL_LABEL, UNRESTORED_LABEL, write_mrc
 from emflow.io.particles import Particles
@@ -44,6 +45,16 @@ def pose_columns(rotations: Tensor, shifts_px: Tensor, pixel_size_angstrom: floa
     columns = torch.cat([angles, origins], 1).numpy()
     names = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "rlnOriginYAngst")
     return {name: [f"{v:.5f}" for v in columns[:, i]] for i, name in enumerate(names)}
+
+
+def uncertainty_columns(poses: FittedPoses, pixel_size_angstrom: float) -> dict[str, list[str]]:
+    """How sure each pose is, and its log-likelihood against an empty image's, as text."""
+    columns = {
+        "emflowPoseSigmaDeg": poses.rotation_sigma_deg,
+        "emflowShiftSigmaAngst": poses.shift_sigma_px * pixel_size_angstrom,
+        "rlnLogLikeliContribution": poses.scores,
+    }
+    return {name: [f"{value:.5g}" for value in values.tolist()] for name, values in columns.items()}
 
 
 def with_columns(particles: Particles, columns: dict[str, list[str]]) -> pd.DataFrame:

@@ -22,9 +22,10 @@ from emflow.em.fsc import first_below, fsc
 from emflow.em.grids import local_rotations, orientation_grid, shift_grid
 from emflow.em.images import ImageSet, noise_spectra, shell_means, spread
 from emflow.em.masks import soft_sphere, solvent_mask
+from emflow.em.pose_fit import FittedPoses, climb, fit_poses
 from emflow.em.poses import angular_distance_deg, quaternion_to_matrix
-from emflow.em.search import Poses, References, search_globally, search_locally
-from emflow.em.slices import Spectrum, complex_product, volume_spectrum
+from emflow.em.search import References, WeightedImages, search_globally, search_locally
+from emflow.em.slices import HalfPlane, Spectrum, complex_product, volume_spectrum
 from emflow.em.symmetry import symmetry_operators
 from emflow.em.volume_align import align_poses
 from emflow.em.wiener import Accumulator, fsc_to_ssnr
@@ -36,8 +37,12 @@ log = logging.getLogger("emflow")
 
 SPACING = 1.57
 """Spacing of the global grid in units of resolution/diameter."""
-FINAL_STEP = 0.25
-"""Last angular step, in the same units."""
+STEPS = 4
+"""Steps to the maximum of a particle's likelihood, in one iteration."""
+DRAWS = 4
+"""Poses drawn from each particle's posterior for the map."""
+STILL = 0.25
+"""Poses that move by less than this part of their own uncertainty stand still."""
 FIRST_BAND_DIAMETERS = 8.0
 """The global search uses detail down to the diameter over this, times the cube root of the symmetry's order."""
 
@@ -51,12 +56,8 @@ class HalfState:
     """Reference: regularised and masked, (n, n, n)."""
     noise: Tensor
     """(G, S) to Nyquist."""
-    rotations: Tensor
-    """A of each particle, (n, 3, 3), on the CPU."""
-    shifts_px: Tensor
-    """(n, 2), on the CPU."""
-    probability: Tensor
-    """Posterior probability of the pose among those compared last, (n,), on the CPU."""
+    poses: FittedPoses
+    """Of its particles, on the CPU."""
 
 
 @dataclass
@@ -103,9 +104,7 @@ class Refinement:
                     rows,
                     volume.to(self.device) * self.sphere,
                     noise_spectra(self.images, rows, self.plane),
-                    torch.eye(3).expand(len(rows), 3, 3).clone(),
-                    torch.zeros(len(rows), 2),
-                    torch.zeros(len(rows)),
+                    FittedPoses.unknown(len(rows)),
                 )
             )
         return State((halves[0], halves[1]), curve)
@@ -145,16 +144,18 @@ class Refinement:
             "band": band,
             "shell": self.last_shell(curve),
             "pose_change_deg": float(torch.cat(change).median()),
+            "pose_sigma_deg": float(torch.cat([half.poses.rotation_sigma_deg for half, _ in found]).median()),
             "realigned": float(moved),
         }
         history = [*state.history, entry]
         log.info(
-            "iteration %d: %s, band %.1f Å, FSC 0.143 at %.2f Å, poses moved by %.2f°",
+            "iteration %d: %s, band %.1f Å, FSC 0.143 at %.2f Å, poses moved by %.2f° of ±%.2f°",
             entry["iteration"],
             "global" if everywhere else "local",
             self.extent / band,
             self.extent / max(entry["shell"], 1),
             entry["pose_change_deg"],
+            entry["pose_sigma_deg"],
         )
         new = State((found[0][0], found[1][0]), curve, filling, state.iteration + 1, history)
         new.finished = self.converged(new)
@@ -186,91 +187,81 @@ class Refinement:
         coarse_band = float(coarse.radius[-1])
         spacing = self.spacing_deg(coarse_band)
         references = None
-        reach = self.cfg.shift_fraction * self.diameter_px
         if everywhere:
             q = torch.randn(1, 4, generator=random)
             grid = quaternion_to_matrix(q / q.norm())[0] @ orientation_grid(spacing, self.cfg.symmetry)
             references = References.make(spectrum, grid.to(self.device), coarse)
-        levels = self.levels(band, coarse_band, everywhere)
         groups = half.noise.shape[0]
         sums = torch.zeros(half.noise.shape, dtype=torch.float64, device=self.device)
         counts = torch.zeros(groups, dtype=torch.float64, device=self.device)
-        out: list[tuple[Tensor, Tensor, Tensor]] = []
+        out: list[FittedPoses] = []
         at = 0
         for part, transforms, ctf in self.images.batches(half.rows, self.plane):
             group = self.images.group[part]
             weighted = weigh(transforms, ctf, half.noise, group, self.plane)
             here = slice(at, at + len(part))
             at += len(part)
+            inside = weighted.within(len(plane))
             if references is not None:
-                shifts = shift_grid(reach, reach / 3).to(self.device)
-                near = weighted.within(len(coarse))
-                poses = search_globally(near, references, coarse, shifts, 8)
+                found = self._search(weighted, spectrum, references, coarse, plane)
             else:
-                poses = Poses(
-                    half.rotations[here, None].to(self.device),
-                    half.shifts_px[here, None].to(self.device),
-                    torch.zeros(len(part), 1, device=self.device),
-                )
-            for level_band, step, keep in levels:
-                level = self.plane.within(level_band)
-                turns = local_rotations(step).to(self.device)
-                move = math.radians(step) * self.diameter_px / 4
-                moves = shift_grid(move, move).to(self.device)
-                poses = search_locally(
-                    weighted.within(len(level)), spectrum, level, poses, turns, moves, keep
-                )
-            self._residual(transforms, ctf, poses, spectrum, band, group, sums, counts)
-            probability = torch.softmax(poses.scores, 1)[:, 0]
-            out.append((poses.rotations[:, 0].cpu(), poses.shifts_px[:, 0].cpu(), probability.cpu()))
-        del plane
-        rotations, shifts, probability = (torch.cat(parts) for parts in zip(*out, strict=True))
+                last = half.poses[here].to(self.device)
+                found = fit_poses(inside, spectrum, plane, last.rotations, last.shifts_px, STEPS)
+            power = self._residual(transforms, ctf, found.drawn(1, random), spectrum, band)
+            group = group.to(self.device)
+            sums.index_add_(0, group, power.double())
+            counts.index_add_(0, group, torch.ones_like(group, dtype=torch.float64))
+            out.append(found.to(torch.device("cpu")))
+        found = FittedPoses.cat(out)
         group_operators = symmetry_operators(self.cfg.symmetry).float()
-        change = angular_distance_deg(rotations[:, None], half.rotations[:, None] @ group_operators).amin(1)
-        new = HalfState(half.rows, half.volume, spread(sums, counts), rotations, shifts, probability)
+        change = angular_distance_deg(
+            found.rotations[:, None], half.poses.rotations[:, None] @ group_operators
+        ).amin(1)
+        new = HalfState(half.rows, half.volume, spread(sums, counts), found)
         return new, change
 
-    def levels(self, band: float, coarse_band: float, everywhere: bool) -> list[tuple[float, float, int]]:
-        """Band, angular step and candidates kept of each level of the local search."""
-        last = self.spacing_deg(band) / SPACING * FINAL_STEP
-        first = self.spacing_deg(coarse_band) / 2 if everywhere else 4 * last
-        count = max(2, math.ceil(math.log2(max(first / last, 1.0))) + 1)
-        levels = []
-        for i in range(count):
-            share = i / (count - 1)
-            level_band = (
-                band if not everywhere else coarse_band + (band - coarse_band) * min(1.0, 1.5 * share)
-            )
-            keep = (max(2, 4 - i) if everywhere else 2) if i < count - 1 else 15
-            levels.append((max(level_band, min(coarse_band, band)), first / 2**i, keep))
-        return levels
+    def _search(
+        self,
+        weighted: WeightedImages,
+        spectrum: Spectrum,
+        references: References,
+        coarse: HalfPlane,
+        plane: HalfPlane,
+    ) -> FittedPoses:
+        """Poses from nothing: a grid at low resolution, its best halved once, the best of these climbed."""
+        reach = self.cfg.shift_fraction * self.diameter_px
+        shifts = shift_grid(reach, reach / 3).to(self.device)
+        near = weighted.within(len(coarse))
+        poses = search_globally(near, references, coarse, shifts, 8)
+        step = self.spacing_deg(float(coarse.radius[-1])) / 2
+        move = math.radians(step) * self.diameter_px / 4
+        turns = local_rotations(step).to(self.device)
+        poses = search_locally(
+            near, spectrum, coarse, poses, turns, shift_grid(move, move).to(self.device), 4
+        )
+        return climb(weighted.within(len(plane)), spectrum, plane, poses, STEPS)
 
     def _residual(
-        self,
-        transforms: Tensor,
-        ctf: Tensor,
-        poses: Poses,
-        spectrum: Spectrum,
-        band: float,
-        group: Tensor,
-        sums: Tensor,
-        counts: Tensor,
-    ) -> None:
-        """Add the power of what the best pose leaves unexplained."""
+        self, transforms: Tensor, ctf: Tensor, drawn: tuple[Tensor, Tensor], spectrum: Spectrum, band: float
+    ) -> Tensor:
+        """Power per shell of what a pose leaves unexplained, (B, S).
+
+        The pose is one drawn from the posterior: the most likely one explains some of the noise as well.
+        """
         inside = self.plane.within(band)
         n = len(inside)
-        predicted = spectrum.slices(poses.rotations[:, 0], inside) * ctf[:, None, :n]
-        predicted = complex_product(predicted, inside.phases(-poses.shifts_px[:, 0]))
+        rotations, shifts = drawn
+        predicted = spectrum.slices(rotations[:, 0], inside) * ctf[:, None, :n]
         left = transforms.clone()
-        left[:, :, :n] -= predicted
-        group = group.to(self.device)
-        sums.index_add_(0, group, shell_means(left.square().sum(1), self.plane).double())
-        counts.index_add_(0, group, torch.ones_like(group, dtype=torch.float64))
+        left[:, :, :n] -= complex_product(predicted, inside.phases(-shifts[:, 0]))
+        return shell_means(left.square().sum(1), self.plane)
 
     def accumulate(self, half: HalfState) -> Accumulator:
-        """Sums of a half's images at their poses, to Nyquist."""
+        """Sums of a half's images at poses drawn from their posteriors, to Nyquist."""
+        random = generator(self.cfg.seed, 4, len(half.rows))
+        rotations, shifts = half.poses.drawn(DRAWS, random)
         return accumulate(
-            self.images, half.rows, half.rotations, half.shifts_px, half.noise, self.plane, self.cfg.symmetry
+            self.images, half.rows, rotations, shifts, half.noise, self.plane, self.cfg.symmetry
         )
 
     def compare(self, raw: list[Tensor], filling: float) -> Tensor:
@@ -306,7 +297,7 @@ class Refinement:
         angle = float(angular_distance_deg(alignment.rotation, torch.eye(3).double()))
         if angle < 0.1 and float(alignment.shift.norm()) < 0.05:
             return False
-        half2.rotations, half2.shifts_px = align_poses(half2.rotations, half2.shifts_px, alignment)
+        half2.poses = half2.poses.at(*align_poses(half2.poses.rotations, half2.poses.shifts_px, alignment))
         return True
 
     def converged(self, state: State) -> bool:
@@ -315,7 +306,7 @@ class Refinement:
             return True
         shells = [entry["shell"] for entry in state.history]
         last = state.history[-1]
-        still = last["pose_change_deg"] < self.spacing_deg(last["band"]) / SPACING * FINAL_STEP
+        still = last["pose_change_deg"] < STILL * last["pose_sigma_deg"]
         stuck = len(shells) > 3 and max(shells[-2:]) <= max(shells[:-2])
         finer = len(shells) < 2 or last["shell"] > shells[-2]
         return state.iteration > self.cfg.global_iterations and not finer and (still or stuck)

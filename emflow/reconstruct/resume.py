@@ -10,9 +10,10 @@ from torch import Tensor
 from emflow.em.fourier import resample
 from emflow.em.fsc import first_below, fsc, shell_index
 from emflow.em.images import ImageSet
+from emflow.em.pose_fit import FIELDS, FittedPoses
 from emflow.reconstruct.refine import HalfState, Refinement, State
 
-_HALF = ("volume", "noise", "rotations", "shifts_px", "probability")
+_HALF = ("volume", "noise")
 
 
 def start_state(refinement: Refinement, volumes: tuple[Tensor, Tensor], voxel_size_angstrom: float) -> State:
@@ -48,6 +49,7 @@ def pack(state: State) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors = {"fsc": state.fsc}
     for number, half in enumerate(state.halves, start=1):
         tensors |= {f"half{number}.{name}": getattr(half, name) for name in _HALF}
+        tensors |= {f"half{number}.poses.{name}": getattr(half.poses, name) for name in FIELDS}
     more = {
         "filling": state.filling,
         "iteration": state.iteration,
@@ -61,8 +63,7 @@ def unpack(tensors: dict[str, Tensor], more: dict[str, Any], images: ImageSet) -
     """The state that was packed."""
     halves = []
     for number in (1, 2):
-        kept = {name: tensors[f"half{number}.{name}"] for name in _HALF}
-        for name in ("volume", "noise"):
-            kept[name] = kept[name].to(images.device)
-        halves.append(HalfState(images.rows(number), **kept))
+        kept = {name: tensors[f"half{number}.{name}"].to(images.device) for name in _HALF}
+        poses = FittedPoses(*(tensors[f"half{number}.poses.{name}"] for name in FIELDS))
+        halves.append(HalfState(images.rows(number), poses=poses, **kept))
     return State((halves[0], halves[1]), tensors["fsc"], **more)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from emflow.device import generator
 from emflow.em.images import noise_spectra
+from emflow.em.pose_fit import FittedPoses
 from emflow.reconstruct.refine import HalfState, Refinement, State
 
 log = logging.getLogger("emflow")
@@ -29,10 +30,8 @@ class Previous:
 
     known: Tensor
     """Whether it had the particle, (N,)."""
-    rotations: Tensor
-    """A of the known ones, the identity for others, (N, 3, 3)."""
-    shifts_px: Tensor
-    """(N, 2), in pixels of this refinement's images."""
+    poses: FittedPoses
+    """Of all N, in pixels of this refinement's images; those of new particles mean nothing."""
     particles: int
     """How many it had in all."""
 
@@ -40,15 +39,6 @@ class Previous:
         """Whether it knew enough of both half-sets (N,) to go on from."""
         shares = [float(self.known[half == number].float().mean()) for number in (1, 2)]
         return min(shares) >= LEAST_KNOWN
-
-
-class WarmRefinement(Refinement):
-    """Iterations that begin from settled poses: what is left to be found is the finest step."""
-
-    def levels(self, band: float, coarse_band: float, everywhere: bool) -> list[tuple[float, float, int]]:
-        """All levels of the global search of new particles, the last of the local one."""
-        levels = super().levels(band, coarse_band, everywhere)
-        return levels if everywhere else levels[-1:]
 
 
 def warm_state(refinement: Refinement, previous: Previous) -> State:
@@ -70,11 +60,10 @@ def warm_state(refinement: Refinement, previous: Previous) -> State:
         volume = torch.zeros(1, device=images.device)
         for into, wanted in ((known, previous.known[rows]), (fresh, ~previous.known[rows])):
             own = rows[wanted]
-            poses = previous.rotations[own], previous.shifts_px[own]
-            into.append(HalfState(own, volume, noise, *poses, torch.zeros(len(own))))
+            into.append(HalfState(own, volume, noise, previous.poses[own]))
     curve, filling = _references(refinement, known)
     shell = refinement.last_shell(curve)
-    entry = {"iteration": 0, "band": shell + 2.0, "shell": shell, "pose_change_deg": 0.0, "realigned": 0.0}
+    entry = {"iteration": 0, "band": shell + 2.0, "shell": shell}
     state = State((known[0], known[1]), curve, filling, history=[entry])
     band = refinement.band(state)
     halves = []
@@ -106,8 +95,5 @@ def _joined(old: HalfState, new: HalfState) -> HalfState:
     """Both parts of a half-set, in the order of their rows."""
     rows = torch.cat([old.rows, new.rows])
     order = rows.argsort()
-    parts = [
-        torch.cat([getattr(old, name), getattr(new, name)])[order]
-        for name in ("rotations", "shifts_px", "probability")
-    ]
-    return HalfState(rows[order], old.volume, old.noise, *parts)
+    poses = FittedPoses.cat([old.poses, new.poses])
+    return HalfState(rows[order], old.volume, old.noise, poses[order])

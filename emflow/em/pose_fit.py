@@ -1,0 +1,226 @@
+"""Poses to the bottom of their likelihood, and how sure each is: Gauss-Newton in five dimensions.
+
+Around a pose (A, s) the slice P changes by D·θ, θ = (ω, δ): a rotation vector ω multiplied from the left,
+exp(ω)·A, and a shift δ. With C·y/σ² moved by s, the log-likelihood of :mod:`emflow.em.search` has the gradient
+2·Re(D*(C·y/σ² − C²/σ²·P)) and the Fisher information 2·Re(D*·C²/σ²·D). Seven slices a step replace the dozens
+of a grid; the inverse of the information is the covariance of the pose (Laplace's approximation).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from emflow.em.poses import rotation_vector_to_matrix
+from emflow.em.search import Poses, WeightedImages, batch_size
+from emflow.em.slices import HalfPlane, Spectrum, complex_product
+
+MAX_TURN = 2.0
+"""Longest step in rotation, in units of band⁻¹ (one step moves the outermost pixels by no more frequency indices)."""
+MAX_SHIFT = 1.0
+"""Longest step in shift, in pixels of the band (box/2/band pixels of the image)."""
+
+
+FIELDS = ("rotations", "shifts_px", "scores", "covariance")
+"""Of :class:`FittedPoses`."""
+
+
+@dataclass(frozen=True)
+class FittedPoses:
+    """Most likely poses nearby, with their uncertainty."""
+
+    rotations: Tensor
+    """A, (B, 3, 3)."""
+    shifts_px: Tensor
+    """(B, 2)."""
+    scores: Tensor
+    """Log-likelihoods, (B,)."""
+    covariance: Tensor
+    """Of (rotation vector in radian, shift in pixels), (B, 5, 5)."""
+
+    def __getitem__(self, rows: slice | Tensor) -> FittedPoses:
+        """Some of them."""
+        return FittedPoses(
+            self.rotations[rows], self.shifts_px[rows], self.scores[rows], self.covariance[rows]
+        )
+
+    @staticmethod
+    def unknown(count: int) -> FittedPoses:
+        """Poses of which nothing is known, on the CPU."""
+        rotations, covariance = (torch.eye(n).expand(count, n, n).clone() for n in (3, 5))
+        return FittedPoses(rotations, torch.zeros(count, 2), torch.zeros(count), covariance)
+
+    def to(self, device: torch.device) -> FittedPoses:
+        """On another device."""
+        return FittedPoses(*(getattr(self, name).to(device) for name in FIELDS))
+
+    def at(self, rotations: Tensor, shifts_px: Tensor) -> FittedPoses:
+        """The same poses seen in another frame of the object."""
+        same = {"rotations": rotations.to(self.rotations), "shifts_px": shifts_px.to(self.shifts_px)}
+        return replace(self, **same)
+
+    @staticmethod
+    def cat(parts: Sequence[FittedPoses]) -> FittedPoses:
+        """One after another."""
+        return FittedPoses(*(torch.cat([getattr(part, name) for part in parts]) for name in FIELDS))
+
+    def drawn(self, count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Poses from the posterior, in pairs around the estimate: (B, count, 3, 3) and (B, count, 2).
+
+        The Gaussian of the covariance stands for the posterior: weighing the draws by their likelihood was tried
+        and changes neither the poses' mean nor the map.
+        """
+        root = torch.linalg.cholesky(self.covariance)
+        half = torch.randn(len(self.rotations), (count + 1) // 2, 5, generator=random).to(root)
+        away = torch.cat([half, -half], 1)[:, :count] @ root.transpose(1, 2)
+        turns = rotation_vector_to_matrix(away[..., :3])
+        return turns @ self.rotations[:, None], self.shifts_px[:, None] + away[..., 3:]
+
+    @property
+    def rotation_sigma_deg(self) -> Tensor:
+        """Root mean square of the angle between estimate and truth, in degrees: (B,)."""
+        return torch.rad2deg(self.covariance.diagonal(dim1=1, dim2=2)[:, :3].sum(1).sqrt())
+
+    @property
+    def shift_sigma_px(self) -> Tensor:
+        """Root mean square of the distance between estimated and true shift: (B,)."""
+        return self.covariance.diagonal(dim1=1, dim2=2)[:, 3:].sum(1).sqrt()
+
+
+def fit_poses(
+    images: WeightedImages,
+    spectrum: Spectrum,
+    plane: HalfPlane,
+    rotations: Tensor,
+    shifts_px: Tensor,
+    steps: int,
+) -> FittedPoses:
+    """Climb to the nearest maximum of the likelihood.
+
+    Parameters
+    ----------
+    images
+        B images within the band of ``plane``.
+    spectrum
+        The map.
+    rotations, shifts_px
+        Where to begin, (B, 3, 3) and (B, 2).
+    steps
+        Steps; one that lowers the likelihood is taken back and halved.
+    """
+    found = []
+    size = batch_size(7 * 2 * len(plane), images.data.device)
+    for start in range(0, len(images), size):
+        here = slice(start, start + size)
+        found.append(_fit(images[here], spectrum, plane, rotations[here], shifts_px[here], steps))
+    return FittedPoses.cat(found)
+
+
+def climb(
+    images: WeightedImages, spectrum: Spectrum, plane: HalfPlane, candidates: Poses, steps: int
+) -> FittedPoses:
+    """Climb from every candidate of each image; the best end of each.
+
+    Two steps from all, then the rest from the better half.
+    """
+    rotations, shifts = candidates.rotations, candidates.shifts_px
+    rest = [(rotations.shape[1], min(2, steps)), (max(1, rotations.shape[1] // 2), steps)]
+    for count, number in rest:
+        rotations, shifts = rotations[:, :count], shifts[:, :count]
+        many = images.repeated(count)
+        found = fit_poses(many, spectrum, plane, rotations.flatten(0, 1), shifts.flatten(0, 1), number)
+        order = found.scores.view(-1, count).argsort(1, descending=True)
+        index = order + torch.arange(len(order), device=order.device)[:, None] * count
+        rotations, shifts = found.rotations[index], found.shifts_px[index]
+    return found[index[:, 0]]
+
+
+def _fit(
+    images: WeightedImages,
+    spectrum: Spectrum,
+    plane: HalfPlane,
+    rotations: Tensor,
+    shifts: Tensor,
+    steps: int,
+) -> FittedPoses:
+    """A batch."""
+    here = _Slope.at(images, spectrum, plane, rotations, shifts)
+    damping = torch.full_like(here.score, 1e-3)
+    for _ in range(steps):
+        step = here.step(damping, plane)
+        turned = rotation_vector_to_matrix(step[:, :3]) @ rotations
+        moved = shifts + step[:, 3:]
+        there = _Slope.at(images, spectrum, plane, turned, moved)
+        better = there.score > here.score
+        rotations = torch.where(better[:, None, None], turned, rotations)
+        shifts = torch.where(better[:, None], moved, shifts)
+        here = here.where(better, there)
+        damping = torch.where(better, damping / 4, damping.clamp(min=0.1) * 8)
+    return FittedPoses(rotations, shifts, here.score, here.covariance())
+
+
+@dataclass(frozen=True)
+class _Slope:
+    """Likelihood, gradient and information at a pose."""
+
+    score: Tensor
+    gradient: Tensor
+    """(B, 5)."""
+    information: Tensor
+    """(B, 5, 5)."""
+
+    @staticmethod
+    def at(
+        images: WeightedImages, spectrum: Spectrum, plane: HalfPlane, rotations: Tensor, shifts: Tensor
+    ) -> _Slope:
+        b, m = len(rotations), len(plane)
+        turn = 0.5 / float(plane.radius[-1])
+        axes = torch.eye(3, device=rotations.device, dtype=rotations.dtype) * turn
+        turns = rotation_vector_to_matrix(torch.cat([torch.zeros_like(axes[:1]), axes, -axes])).to(rotations)
+        slices = spectrum.slices((turns @ rotations[:, None]).reshape(-1, 3, 3), plane).view(b, 7, 2, m)
+        value = slices[:, 0]
+        slope = torch.empty(b, 5, 2, m, dtype=value.dtype, device=value.device)
+        torch.sub(slices[:, 1:4], slices[:, 4:7], out=slope[:, :3])
+        slope[:, :3] /= 2 * turn
+        wave = torch.stack([plane.kx, plane.ky]) * (2 * math.pi / plane.box)
+        slope[:, 3:, 0] = -wave * value[:, None, 1]
+        slope[:, 3:, 1] = wave * value[:, None, 0]
+        data = complex_product(images.data, plane.phases(shifts))
+        power = images.power[:, None]
+        expected = value * power
+        score = (value * (2 * data - expected)).sum((1, 2))
+        flat = slope.flatten(2)
+        gradient = 2 * torch.bmm(flat, (data - expected).flatten(1)[:, :, None])[:, :, 0]
+        weighted = (slope * power[:, None]).flatten(2)
+        return _Slope(score, gradient, 2 * torch.bmm(weighted, flat.transpose(1, 2)))
+
+    def step(self, damping: Tensor, plane: HalfPlane) -> Tensor:
+        """Damped step (Levenberg and Marquardt), of limited length: (B, 5)."""
+        diagonal = self.information.diagonal(dim1=1, dim2=2)
+        damped = self.information + torch.diag_embed(
+            diagonal * damping[:, None] + 1e-9 * diagonal.amax(1, True)
+        )
+        step = torch.linalg.solve(damped, self.gradient[:, :, None])[:, :, 0]
+        band = float(plane.radius[-1])
+        turn, shift = step[:, :3], step[:, 3:]
+        turn = turn * (MAX_TURN / band / turn.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(max=1)
+        limit = MAX_SHIFT * plane.box / 2 / band
+        shift = shift * (limit / shift.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(max=1)
+        return torch.cat([turn, shift], 1)
+
+    def where(self, better: Tensor, other: _Slope) -> _Slope:
+        """The other's rows where they are better."""
+        return _Slope(
+            torch.where(better, other.score, self.score),
+            torch.where(better[:, None], other.gradient, self.gradient),
+            torch.where(better[:, None, None], other.information, self.information),
+        )
+
+    def covariance(self) -> Tensor:
+        """Inverse of the information; a direction without any stays as uncertain as a radian or the box's pixel."""
+        floor = torch.diag(torch.ones(5, device=self.information.device, dtype=self.information.dtype))
+        return torch.linalg.inv(self.information + floor)
