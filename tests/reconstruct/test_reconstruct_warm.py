@@ -47,7 +47,7 @@ def grown(tmp_path_factory: pytest.TempPathFactory, make_particles: Callable) ->
     for half in (1, 2):
         rows = images.rows(half)
         noise = noise_spectra(images, rows, plane)
-        poses = truth.rotations[rows], truth.shifts_px[rows]
+        poses = truth.rotations[rows][:, None], truth.shifts_px[rows][:, None]
         start = accumulate(images, rows, *poses, noise, plane, "C1").solve()
         write_mrc(folder / "start" / f"half{half}.mrc", start.numpy(), 6.0)
     tables = read_star(truth.star)
