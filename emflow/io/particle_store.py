@@ -110,7 +110,9 @@ class ParticleStore:
             self._read_at(row, whole)
             out[:] = whole[:, :count]
         else:
-            for place in range(len(out)):  # asked for all at once, a disk answers many times faster than one by one
+            for place in range(
+                len(out)
+            ):  # asked for all at once, a disk answers many times faster than one by one
                 at = _HEADER + (row + place) * size
                 os.posix_fadvise(self._file, at, 4 * count, os.POSIX_FADV_WILLNEED)
             for place in range(len(out)):

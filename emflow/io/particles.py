@@ -141,8 +141,10 @@ def load_particles(star: str | os.PathLike[str], *, images: bool = True) -> Part
         )
     table, optics, foreign = with_optics(tables[block], _optics_of(tables), str(source))
     table = _with_ids(table)
-    if not images or not len(table):
+    if not images:
         return Particles(table, optics)
+    if not len(table):
+        return Particles(table, optics, (), *np.zeros((2, 0), dtype=np.int64))
     if "rlnImageName" not in table:
         raise EmflowError(
             f"{source}: data_{block} lacks the column _rlnImageName; it names no particle images."

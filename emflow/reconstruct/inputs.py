@@ -144,7 +144,9 @@ def read_previous(folder: Path, particles: Particles, symmetry: str) -> Previous
         ],
         1,
     )
-    had = FittedPoses(*poses_of(before, pixel), torch.zeros(len(before)), torch.diag_embed(variances.clamp(min=1e-12)))
+    had = FittedPoses(
+        *poses_of(before, pixel), torch.zeros(len(before)), torch.diag_embed(variances.clamp(min=1e-12))
+    )
     poses = FittedPoses.cat([had, FittedPoses.unknown(1)])[found]  # row -1 is the unknown
     return Previous(found >= 0, poses, len(before))
 
