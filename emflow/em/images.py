@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,7 +14,20 @@ from torch import Tensor
 from emflow.em.slices import HalfPlane, complex_product
 
 BATCH = 512
-"""Images that are read and transformed at a time."""
+"""Images that are read and transformed at a time, at most."""
+_BATCH_PIXELS = 1 << 21
+"""Pixels of a batch on a CPU (128 boxes of 128 px, 8 MB); a GPU takes 64 times as many."""
+
+
+class Spectra(Protocol):
+    """Fourier pixels of N images, kept ready in memory or on disk."""
+
+    @property
+    def scale(self) -> float:
+        """What they were divided by."""
+
+    def read(self, rows: Tensor, count: int) -> Tensor:
+        """First ``count`` half-plane pixels of some images, (B, count, 2), float16, on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +48,8 @@ class ImageSet:
     device: torch.device
     aberration: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     """Rows (B,) and frequencies fy, fx (M,) → phases (B, M) whose exp(+iφ) mends odd aberrations; None without."""
+    spectra: Spectra | None = None
+    """Their transforms, where these are kept ready: then no image is read."""
 
     def __len__(self) -> int:
         return len(self.half)
@@ -44,20 +62,53 @@ class ImageSet:
         """Pixels of the images within a band."""
         return HalfPlane.build(self.box, band, self.device)
 
+    @property
+    def batch(self) -> int:
+        """Images that are read and transformed at a time: fewer of large boxes, so that memory is bounded."""
+        room = _BATCH_PIXELS * (64 if self.device.type == "cuda" else 1)
+        return max(1, min(BATCH, room // self.box**2))
+
     def transforms(self, rows: Tensor, plane: HalfPlane) -> tuple[Tensor, Tensor]:
         """Fourier pixels (B, 2, M) and CTF (B, M) of some images."""
-        extent = self.box * self.pixel_size_angstrom
-        fy, fx = plane.ky / extent, plane.kx / extent
-        pixels = plane.transform(self.read(rows).to(self.device))
-        if self.aberration is not None:
-            phase = self.aberration(rows, fy, fx)
-            pixels = complex_product(pixels, torch.stack([torch.cos(phase), torch.sin(phase)], 1))
-        return pixels, self.ctf(rows, fy, fx)
+        return self._transformed(self._fetch(rows, plane), rows, plane)
 
     def batches(self, rows: Tensor, plane: HalfPlane) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Rows, Fourier pixels and CTF, a batch at a time."""
-        for part in rows.split(BATCH):
-            yield part, *self.transforms(part, plane)
+        """Rows, Fourier pixels and CTF, a batch at a time; the next is read while one is in use."""
+        for part, fetched in read_ahead(rows.split(self.batch), lambda part: self._fetch(part, plane)):
+            yield part, *self._transformed(fetched, part, plane)
+
+    def _fetch(self, rows: Tensor, plane: HalfPlane) -> Tensor:
+        """What the disk has of some images: pixels, or Fourier pixels of half precision."""
+        return self.read(rows) if self.spectra is None else self.spectra.read(rows, len(plane))
+
+    def _transformed(self, fetched: Tensor, rows: Tensor, plane: HalfPlane) -> tuple[Tensor, Tensor]:
+        extent = self.box * self.pixel_size_angstrom
+        fetched = fetched.to(self.device)
+        if self.spectra is None:
+            pixels = plane.transform(fetched)
+        else:
+            pixels = (fetched.float() * self.spectra.scale).transpose(1, 2).contiguous()
+        return self.mended(pixels, rows, plane), self.ctf(rows, plane.ky / extent, plane.kx / extent)
+
+    def mended(self, pixels: Tensor, rows: Tensor, plane: HalfPlane) -> Tensor:
+        """Fourier pixels (B, 2, M) without their odd aberrations."""
+        if self.aberration is None:
+            return pixels
+        extent = self.box * self.pixel_size_angstrom
+        phase = self.aberration(rows, plane.ky / extent, plane.kx / extent)
+        return complex_product(pixels, torch.stack([torch.cos(phase), torch.sin(phase)], 1))
+
+
+def read_ahead(parts: Sequence[Tensor], read: Callable[[Tensor], Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each part and what ``read`` gives for it; the next is read in another thread while one is in use."""
+    parts = [part for part in parts if len(part)]
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(read, parts[0]) if parts else None
+        for part, following in zip_longest(parts, parts[1:]):
+            assert coming is not None
+            here = coming.result()
+            coming = None if following is None else reader.submit(read, following)
+            yield part, here
 
 
 def noise_spectra(images: ImageSet, rows: Tensor, plane: HalfPlane) -> Tensor:

@@ -61,7 +61,7 @@ def fit(
             write_too_few(out, posed, "the consensus map and its mask are empty")
             return
         key = fit_key(particles, maps, cfg)
-        cache = out / ".spectra.npy"
+        cache = out / ".spectra.store"
         try:
             stack = open_stack(posed, cfg, cache, device)
             resume = load_stage(out, key, device)
@@ -70,7 +70,7 @@ def fit(
             finest = finest_band(posed, cfg.resolution_angstrom)
             halves = posed.rows(1), posed.rows(2)
             result = fit_model(stack, halves, mask, cfg, finest, resume, save_stage(out, key))
-            write_fit(out, posed, result, stack.scale)
+            write_fit(out, posed, result, stack.spectra.scale)
         finally:
             cache.unlink(missing_ok=True)
         (out / CHECKPOINT).unlink(missing_ok=True)

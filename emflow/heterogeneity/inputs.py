@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,15 @@ from torch import Tensor
 
 from emflow.device import generator
 from emflow.em.masks import solvent_mask
-from emflow.em.optics import Ctf, ctf_values
 from emflow.em.poses import euler_to_matrix
-from emflow.em.slices import HalfPlane, complex_product
+from emflow.em.slices import HalfPlane
 from emflow.em.symmetry import symmetry_operators
 from emflow.em.wiener import PosedImages
 from emflow.heterogeneity.config import HeterogeneityFit
 from emflow.heterogeneity.model import Stack
 from emflow.io.mrc import read_header, read_mrc
-from emflow.io.particle_images import read_mended
+from emflow.io.particle_images import image_set, poses_of, read_mended
+from emflow.io.particle_store import open_store
 from emflow.io.particles import Particles, ctf_of, load_particles
 from emflow.io.record import file_identity
 from emflow.io.star import floats, integers, read_table
@@ -126,32 +126,20 @@ def finest_band(posed: Posed, resolution_angstrom: float | None) -> float:
 
 
 def open_stack(posed: Posed, cfg: HeterogeneityFit, cache: Path, device: torch.device) -> Stack:
-    """Transform all images once into a memory-mapped cache of centred half-plane spectra (float16)."""
+    """Transform all images once into a store of centred half-plane spectra (float16)."""
     plane = HalfPlane.build(posed.box, finest_band(posed, cfg.resolution_angstrom), device)
-    total = len(posed.particles)
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    spectra = np.lib.format.open_memmap(cache, mode="w+", dtype=np.float16, shape=(total, len(plane), 2))
     table = posed.particles.table
-    origin = [floats(table, f"rlnOrigin{a}Angst", 0.0) / posed.pixel_size_angstrom for a in "XY"]
-    shifts = torch.from_numpy(np.stack(origin, 1)).float()
-    scale = 0.0
-    for start in range(0, total, _BATCH):
-        rows = np.arange(start, min(total, start + _BATCH))
-        images = read_mended(posed.particles, rows).to(device)
-        if not bool(torch.isfinite(images).all()):
-            bad = int(rows[int((~torch.isfinite(images).flatten(1).all(1)).nonzero()[0, 0])])
-            raise EmflowError(
-                f"Particle {bad + 1} ({table['rlnImageName'].iloc[bad]}) holds values that are not finite."
-            )
-        scale = scale or float(images.std()) or 1.0  # float16 holds images of any unit
-        moved = complex_product(plane.transform(images / scale), plane.phases(shifts[rows].to(device)))
-        spectra[rows] = moved.transpose(1, 2).cpu().numpy()
-    spectra.flush()
+    halved = replace(posed.particles, table=table.assign(rlnRandomSubset=posed.half.astype(str)))
+    images = image_set(halved, device)
+    _, shifts = poses_of(posed.particles, posed.pixel_size_angstrom)
+    store = open_store(cache, posed.particles, images, plane, shifts)
+    extent = posed.box * posed.pixel_size_angstrom
+
+    def ctf(rows: Tensor, plane: HalfPlane) -> Tensor:
+        return images.ctf(rows, plane.ky / extent, plane.kx / extent)
+
     rotations = _random_mates(_rotations(table), cfg).float()
-    codes = {name: code for code, name in enumerate(sorted(set(posed.particles.groups)))}
-    group = torch.tensor([codes[name] for name in posed.particles.groups])
-    ctf = _ctf_by_group(posed, group, device)
-    return Stack(spectra, plane, rotations, ctf, group, device, scale)
+    return Stack(store, plane, rotations, ctf, images.group, device)
 
 
 def _rotations(table: pd.DataFrame) -> Tensor:
@@ -165,26 +153,6 @@ def _random_mates(rotations: Tensor, cfg: HeterogeneityFit) -> Tensor:
         return rotations
     chosen = torch.randint(len(operators), (len(rotations),), generator=generator(cfg.seed, 77))
     return rotations @ operators[chosen].to(rotations)
-
-
-def _ctf_by_group(posed: Posed, group: Tensor, device: torch.device) -> Callable[[Tensor, HalfPlane], Tensor]:
-    extent = posed.box * posed.pixel_size_angstrom
-    place = torch.zeros(len(group), dtype=torch.long)
-    parts: list[Ctf] = []
-    for code in range(int(group.max()) + 1):
-        rows = torch.nonzero(group == code)[:, 0]
-        place[rows] = torch.arange(len(rows))
-        parts.append(ctf_of(posed.particles, rows.numpy()))
-
-    def ctf(rows: Tensor, plane: HalfPlane) -> Tensor:
-        out = torch.empty(len(rows), len(plane), device=device)
-        for code in group[rows].unique().tolist():
-            own = group[rows] == code
-            part = parts[code][place[rows[own]]].to(device)
-            out[own.to(device)] = ctf_values(part, plane.ky / extent, plane.kx / extent)
-        return out
-
-    return ctf
 
 
 def fit_key(particles: Path, maps: Path, cfg: HeterogeneityFit) -> str:

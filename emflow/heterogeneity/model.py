@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from emflow.em.basis import BasisGrid
+from emflow.em.images import Spectra, read_ahead
 from emflow.em.slices import HalfPlane
 from emflow.heterogeneity.prior import Census, Mixture
 
@@ -31,8 +31,8 @@ _HEADROOM = 10.0
 class Stack:
     """Particles as the model sees them: centred half-plane spectra with poses and CTF."""
 
-    spectra: Any
-    """Array (N, M, 2) of float16 or float32, possibly a memory map; real and imaginary parts."""
+    spectra: Spectra
+    """Fourier pixels in memory or on disk, divided by their scale."""
     plane: HalfPlane
     rotations: Tensor
     """A, (N, 3, 3)."""
@@ -41,17 +41,14 @@ class Stack:
     group: Tensor
     """Noise group of each, from 0, (N,)."""
     device: torch.device
-    scale: float = 1.0
-    """What the images were divided by."""
 
     def batches(self, rows: Tensor, plane: HalfPlane) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
         """Place among ``rows``, rows, spectra (B, M, 2) and CTF (B, M), a batch at a time."""
         step = max(1, _SAMPLES // max(1, len(plane)))
-        for start in range(0, len(rows), step):
-            part = rows[start : start + step]
-            pixels = np.asarray(self.spectra[part.numpy(), : len(plane)], dtype=np.float32)
-            spectra = torch.from_numpy(pixels).to(self.device)
-            yield slice(start, start + len(part)), part, spectra, self.ctf(part, plane)
+        start = 0
+        for part, pixels in read_ahead(rows.split(step), lambda part: self.spectra.read(part, len(plane))):
+            yield slice(start, start + len(part)), part, pixels.to(self.device).float(), self.ctf(part, plane)
+            start += len(part)
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,14 @@ def image_set(particles: Particles, device: torch.device) -> ImageSet:
     facts = particles.common_facts()
     if facts.box_px % 2:
         raise EmflowError(f"Boxes of {facts.box_px} px are odd; extract with an even box.")
-    names = sorted(set(particles.groups))
-    group = torch.tensor([names.index(g) for g in particles.groups], dtype=torch.long)
+    names = {name: number for number, name in enumerate(sorted(set(particles.groups)))}
+    group = torch.tensor([names[g] for g in particles.groups], dtype=torch.long)
+    place = torch.zeros(len(group), dtype=torch.long)
+    parameters = []
+    for number in range(len(names)):
+        own = torch.nonzero(group == number)[:, 0]
+        place[own] = torch.arange(len(own))
+        parameters.append(ctf_of(particles, own.numpy()))
 
     def read(rows: Tensor) -> Tensor:
         return torch.from_numpy(read_images(particles, rows.numpy()))
@@ -31,7 +37,7 @@ def image_set(particles: Particles, device: torch.device) -> ImageSet:
         out = torch.empty(len(rows), len(fy), device=fy.device)
         for number in group[rows].unique().tolist():
             here = torch.nonzero(group[rows] == number)[:, 0]
-            values = ctf_of(particles, rows[here].numpy()).to(fy.device)
+            values = parameters[number][place[rows[here]]].to(fy.device)
             out[here.to(fy.device)] = ctf_values(values, fy, fx)
         return out
 

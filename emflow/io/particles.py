@@ -68,9 +68,13 @@ class Particles:
     @property
     def groups(self) -> np.ndarray:
         """Optics group of each particle, as text."""
+        return self.groups_of(slice(None))
+
+    def groups_of(self, rows: np.ndarray | slice) -> np.ndarray:
+        """Optics group of some particles, as text: time and memory are those of the rows alone."""
         if "rlnOpticsGroup" not in self.table:
-            return np.full(len(self), "1", dtype=object)
-        return self.table["rlnOpticsGroup"].astype(str).to_numpy(dtype=object)
+            return np.full(len(self), "1", dtype=object)[rows]
+        return self.table["rlnOpticsGroup"].iloc[rows].astype(str).to_numpy(dtype=object)
 
     def facts(self, group: str) -> ParticleFacts:
         """Facts of an optics group; ``group`` is its number, as text."""
@@ -127,6 +131,7 @@ def load_particles(star: str | os.PathLike[str], *, images: bool = True) -> Part
     ----------
     images
         False for a table whose images are not needed (coordinates for extraction): no stack is looked for.
+        Nor is one for a table without rows.
 
     Raises
     ------
@@ -144,6 +149,8 @@ def load_particles(star: str | os.PathLike[str], *, images: bool = True) -> Part
     table = _with_ids(table)
     if not images:
         return Particles(table, optics)
+    if not len(table):
+        return Particles(table, optics, (), *np.zeros((2, 0), dtype=np.int64))
     if "rlnImageName" not in table:
         raise EmflowError(
             f"{source}: data_{block} lacks the column _rlnImageName; it names no particle images."
@@ -278,7 +285,7 @@ def read_images(particles: Particles, rows: np.ndarray | None = None) -> np.ndar
     if particles.stack is None or particles.index is None:
         raise EmflowError("These particles were loaded without their images.")
     wanted = np.arange(len(particles)) if rows is None else np.asarray(rows, dtype=np.int64)
-    sizes = {particles.facts(group).box_px for group in set(particles.groups[wanted])}
+    sizes = {particles.facts(group).box_px for group in set(particles.groups_of(wanted))}
     if len(sizes) > 1:
         raise EmflowError(f"Boxes of {sorted(sizes)} px cannot be read as one stack.")
     box = sizes.pop() if sizes else particles.common_facts().box_px
@@ -302,7 +309,7 @@ def ctf_columns(particles: Particles, rows: np.ndarray | None = None) -> dict[st
     kilovolt, spherical aberration in millimetre.
     """
     table = particles.table if rows is None else particles.table.iloc[np.asarray(rows)]
-    groups = particles.groups if rows is None else particles.groups[np.asarray(rows)]
+    groups = particles.groups if rows is None else particles.groups_of(np.asarray(rows))
     facts = {group: particles.facts(group) for group in set(groups)}
     u = floats(table, "rlnDefocusU")
     return {

@@ -3,42 +3,38 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from emflow.device import prepare
-from emflow.em.images import noise_spectra
 from emflow.em.pose_fit import FittedPoses
+from emflow.em.symmetry import symmetry_operators
 from emflow.io.checkpoint import Checkpoint
 from emflow.io.journal import result_key
-from emflow.io.particle_images import image_set, poses_of
+from emflow.io.particle_images import image_set
+from emflow.io.particle_store import open_store
 from emflow.io.particles import Particles
 from emflow.io.record import Record
 from emflow.reconstruct import judge
-from emflow.reconstruct.agreement import Agreement, compare
-from emflow.reconstruct.config import (
-    ReconstructAbinitio,
-    ReconstructCtf,
-    ReconstructRefine,
-    ReconstructSharpen,
-)
-from emflow.reconstruct.ctf_refine import CtfRefinement, make_matcher
+from emflow.reconstruct.agreement import compare
+from emflow.reconstruct.command_ctf import ctf
+from emflow.reconstruct.command_sharpen import sharpen
+from emflow.reconstruct.config import ReconstructAbinitio, ReconstructRefine
 from emflow.reconstruct.inputs import (
     diameter_of,
     independent_starts,
     read_halves,
-    read_mtf,
     read_particles,
-    read_raw_halves,
+    read_previous,
     start_lowpass,
     too_few,
 )
-from emflow.reconstruct.inputs_ctf import places_of, views_of
-from emflow.reconstruct.judge_ctf import judge_ctf, no_structure
-from emflow.reconstruct.merge import accumulate, merge, particle_mask
+from emflow.reconstruct.memory import announce_memory, refine_memory_bytes
+from emflow.reconstruct.merge import merge, particle_mask
 from emflow.reconstruct.outputs import (
     Maps,
     fsc_tables,
@@ -48,20 +44,16 @@ from emflow.reconstruct.outputs import (
     write_empty,
     write_maps,
     write_results,
-    write_sharpened,
-)
-from emflow.reconstruct.outputs_ctf import (
-    Outcome,
-    metrics_of,
-    refined_table,
-    write_ctf,
-    write_figures,
 )
 from emflow.reconstruct.refine import Refinement, State
 from emflow.reconstruct.resume import pack, start_state, unpack
-from emflow.reconstruct.sharpen import sharpen_halves
 from emflow.reconstruct.starts import find_halves
-from emflow.step import EmflowError, Run, StepConfig
+from emflow.reconstruct.warm import Previous, warm_state
+from emflow.step import Run, StepConfig
+
+__all__ = ["abinitio", "ctf", "refine", "sharpen"]
+
+log = logging.getLogger("emflow")
 
 
 def abinitio(
@@ -151,6 +143,7 @@ def refine(
         Particle STAR with CTF, images and half-sets.
     start
         Folder with half1.mrc and half2.mrc in one frame, such as ab initio leaves; each half starts from its own.
+        With the folder of an earlier refinement, particles that it knew keep their poses.
     out
         Folder to write: half1.mrc and half2.mrc (raw), map.mrc, mask.mrc, particles.star, fsc.star,
         metrics.json, verdicts.json. A hidden checkpoint there lets a killed run go on.
@@ -163,73 +156,67 @@ def refine(
             return
         images = image_set(source, device)
         diameter = diameter_of(cfg, images.box, images.pixel_size_angstrom)
-        refinement = Refinement(images, diameter, cfg)
-        checkpoint = Checkpoint(
-            out / ".checkpoint" / "state.safetensors", _key(cfg, particles, source, start)
-        )
-        given = None if independent_starts(start) else start_lowpass(cfg, diameter)
-        kept = checkpoint.load()
-        if kept is not None:
-            state = unpack(*kept, images)
-        else:
-            volumes, voxel = read_halves(start)
-            state = start_state(refinement, volumes, voxel, given)
-        state = refinement.run(state, lambda reached: checkpoint.save(*pack(reached)))
-        _write_refined(source, refinement, state, diameter, given, out)
+        previous = read_previous(start, source, cfg.symmetry) if cfg.warm_start else None
+        if previous is not None and not previous.enough(images.half):
+            log.info("%s knew too few of these particles: all are searched", start)
+            previous = None
+        if previous is not None:
+            cfg = cfg.model_copy(update={"global_iterations": 0})
+        begun = _Start(diameter, previous, independent_starts(start), start_lowpass(cfg, diameter))
+        announce_memory(refine_memory_bytes(images.box, len(images)), device, run)
+        key = _key(cfg, particles, source, start)
+        store_path = out / ".checkpoint" / "particles.store"
+        plane = images.plane(images.box / 2)
+        with open_store(store_path, source, images, plane) as store:
+            refinement = Refinement(replace(images, spectra=store), diameter, cfg)
+            checkpoint = Checkpoint(out / ".checkpoint" / "state.safetensors", key)
+            kept = checkpoint.load()
+            if kept is not None:
+                state = unpack(*kept, images)
+            elif previous is not None:
+                state = warm_state(refinement, previous)
+                checkpoint.save(*pack(state))
+            else:
+                volumes, voxel = read_halves(start)
+                state = start_state(refinement, volumes, voxel, begun.given_angstrom)
+            state = refinement.run(state, lambda reached: checkpoint.save(*pack(reached)))
+            _write_refined(source, refinement, state, begun, out)
+        store_path.unlink(missing_ok=True)
 
 
-def sharpen(
-    *paths: Path,
-    cfg: ReconstructSharpen = ReconstructSharpen(),
-    run: Run = Run(),
-    mask: Path | None = None,
-    mtf: Path | None = None,
-) -> None:
-    """Sharpen the mean of two raw half maps, as a whole and voxel by voxel (FOLDER OUT, or HALF1 HALF2 OUT).
+@dataclass(frozen=True)
+class _Start:
+    """What a refinement began with."""
 
-    Parameters
-    ----------
-    paths
-        Folder of a refinement (half1.mrc, half2.mrc, mask.mrc), or two raw half maps; last the folder to write:
-        map_sharpened.mrc, map_local.mrc, local_resolution.mrc, mask.mrc, sharpening.star, metrics.json,
-        verdicts.json, figures. The half maps are only read.
-    mask
-        Mask with values 0 to 1 (MRC); by default the folder's, or one that is made from the mean of the halves.
-    mtf
-        Modulation transfer function of the detector, to be divided out: STAR with rlnResolutionInversePixel and
-        rlnMtfValue.
-    """
-    if len(paths) not in (2, 3):
-        raise EmflowError(f"{len(paths)} paths; expected FOLDER OUT, or HALF1 HALF2 OUT.")
-    *given, out = paths
-    device = prepare(run)
-    halves = read_raw_halves(given, out, mask, cfg.voxel_size_angstrom)
-    with Record("reconstruct.sharpen", cfg, run, inputs=[*halves.paths, *(p for p in (mask, mtf) if p)]):
-        one, two = (volume.to(device) for volume in halves.volumes)
-        box, voxel = one.shape[-1], halves.voxel_size_angstrom
-        transfer = read_mtf(mtf, box, voxel, cfg.mtf_pixel_size_angstrom) if mtf is not None else None
-        around = halves.mask.to(device) if halves.mask is not None else None
-        diameter = diameter_of(cfg, box, voxel)
-        made = sharpen_halves(one, two, voxel, diameter, cfg, mask=around, mtf=transfer)
-        judgements = [
-            judge.judge_agreement("Do two independent halves agree?", made.agreement, "The half maps"),
-            judge.judge_sharpening(made, cfg),
-        ]
-        write_sharpened(out, made, halves, judgements)
+    diameter_angstrom: float
+    previous: Previous | None
+    independent: bool
+    """Whether each half is known to have begun from a random start of its own."""
+    lowpass_angstrom: float
+    """Filter of first maps that may know of each other."""
+
+    @property
+    def given_angstrom(self) -> float | None:
+        """Resolution of what may have been given to both halves; None for independent ones."""
+        return None if self.independent else self.lowpass_angstrom
+
+    @property
+    def known(self) -> int:
+        """Particles whose poses were taken over."""
+        return 0 if self.previous is None else int(self.previous.known.sum())
+
+    @property
+    def particles(self) -> int:
+        """Particles of the earlier refinement."""
+        return 0 if self.previous is None else self.previous.particles
 
 
-def _write_refined(
-    source: Particles,
-    refinement: Refinement,
-    state: State,
-    diameter: float,
-    given: float | None,
-    out: Path,
-) -> None:
+def _write_refined(source: Particles, refinement: Refinement, state: State, start: _Start, out: Path) -> None:
     """Write what a refinement came to."""
-    images, cfg = refinement.images, refinement.cfg
+    images, cfg, diameter = refinement.images, refinement.cfg, start.diameter_angstrom
     voxel = images.pixel_size_angstrom
     half1, half2 = (refinement.accumulate(half).solve() for half in state.halves)
+    given = start.given_angstrom
     agreement = replace(compare(half1, half2, voxel, diameter, cfg.symmetry), given_angstrom=given)
     mask = particle_mask(0.5 * (half1 + half2), agreement)
     if agreement.found:
@@ -253,11 +240,16 @@ def _write_refined(
         "pose_sigma_median_deg": last["pose_sigma_deg"],
         "sharpening_bfactor_angstrom2": bfactor,
         "diameter_angstrom": diameter,
+        "symmetry_order": len(symmetry_operators(cfg.symmetry)),
+        "independent_starts": int(start.independent),
+        "warm_start_particles": start.particles,
+        "new_particles": len(images) - start.known,
     }
     judgements = [
         judge.judge_agreement("Do two independent halves agree?", agreement, "Half-sets refined apart"),
-        judge.judge_independence(given),
+        judge.judge_independence(start.given_angstrom),
         judge.judge_convergence(state.iteration, cfg.max_iterations),
+        *judge.judge_warm_start(start.known, start.particles, len(images)),
         *judge.judge_control(control),
     ]
     columns = _refined_poses(state, voxel)
@@ -274,75 +266,6 @@ def _refined_poses(state: State, pixel_size_angstrom: float) -> dict[str, list[s
     )
 
 
-def ctf(
-    particles: Path,
-    refined: Path,
-    out: Path,
-    /,
-    *,
-    cfg: ReconstructCtf = ReconstructCtf(),
-    run: Run = Run(),
-) -> None:
-    """Refine defocus, astigmatism, beam tilt and contrast at the poses of a refinement.
-
-    Parameters
-    ----------
-    particles
-        Particle STAR with the poses of that refinement: its particles.star.
-    refined
-        Folder of `emflow reconstruct refine`: each half is fitted against its own half map there.
-    out
-        Folder to write: particles.star, metrics.json, verdicts.json, figures; where something changed, half1.mrc
-        and half2.mrc (raw, at the same poses) and fsc.star.
-    """
-    device = prepare(run)
-    with Record("reconstruct.ctf", cfg, run, inputs=[particles, *(refined / f"half{n}.mrc" for n in (1, 2))]):
-        source = read_particles(particles)
-        halves, voxel = read_halves(refined)
-        if too_few(source):
-            write_ctf(out, source, judge.too_few(len(source)), {"particles": len(source)})
-            return
-        images = image_set(source, device)
-        if halves[0].shape[-1] != images.box or abs(voxel / images.pixel_size_angstrom - 1) > 1e-3:
-            raise EmflowError(
-                f"{refined}: half maps of {halves[0].shape[-1]} px at {voxel:g} Å; the particles have {images.box} px at "
-                f"{images.pixel_size_angstrom:g} Å. Give the folder of the refinement of these particles."
-            )
-        diameter = diameter_of(cfg, images.box, images.pixel_size_angstrom)
-        before = compare(halves[0], halves[1], voxel, diameter, cfg.symmetry)
-        if not before.found:
-            write_ctf(out, source, no_structure(before), {"particles": len(source)})
-            return
-        views = views_of(source, images)
-        matcher = make_matcher(images, views, halves, diameter, cfg)
-        fit = CtfRefinement(matcher, places_of(source, views.micrograph), cfg).run()
-        new = refined_table(source, fit)
-        outcome = Outcome(before)
-        if fit.changed:
-            outcome = _reconstruct_again(new, before, diameter, cfg, device)
-        write_figures(out, source, fit, views, matcher.geometry)
-        judgements = judge_ctf(fit, before, outcome.after)
-        write_ctf(out, new, judgements, metrics_of(fit, source, outcome), outcome)
-
-
-def _reconstruct_again(
-    particles: Particles, before: Agreement, diameter: float, cfg: ReconstructCtf, device: torch.device
-) -> Outcome:
-    """Half maps of the refined table at its poses, and how they agree."""
-    images = image_set(particles, device)
-    voxel = images.pixel_size_angstrom
-    rotations, shifts = poses_of(particles, voxel)
-    plane = images.plane(images.box / 2)
-    halves = []
-    for number in (1, 2):
-        rows = images.rows(number)
-        noise = noise_spectra(images, rows, plane)
-        sums = accumulate(images, rows, rotations[rows, None], shifts[rows, None], noise, plane, cfg.symmetry)
-        halves.append(sums.solve())
-    after = compare(halves[0], halves[1], voxel, diameter, cfg.symmetry)
-    return Outcome(before, after, (halves[0], halves[1]))
-
-
 def _key(cfg: StepConfig, star: Path, particles: Particles, start: Path | None = None) -> str:
     """Identity of everything the result depends on."""
     parts: list[Any] = [hashlib.sha256(star.read_bytes()).hexdigest()]
@@ -350,5 +273,6 @@ def _key(cfg: StepConfig, star: Path, particles: Particles, start: Path | None =
         stat = path.stat()
         parts.append((path.name, stat.st_size, stat.st_mtime_ns))
     if start is not None:
-        parts += [hashlib.sha256((start / f"half{n}.mrc").read_bytes()).hexdigest() for n in (1, 2)]
+        files = [start / name for name in ("half1.mrc", "half2.mrc", "particles.star", "metrics.json")]
+        parts += [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()]
     return result_key(cfg, *parts)

@@ -1,5 +1,7 @@
 """Settings of the reconstruct room."""
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from emflow.step import SpecimenSize, SpecimenSymmetry, StepConfig
@@ -30,10 +32,14 @@ class ReconstructAbinitio(SpecimenSize, SpecimenSymmetry):
 class ReconstructRefine(SpecimenSize, SpecimenSymmetry):
     """Refine poses and map in two independent halves."""
 
+    version: ClassVar[int] = 2
     start_lowpass_angstrom: float | None = Field(None, gt=1, le=500)
     """First maps that are not known to come from separate random starts are filtered to this resolution: what the
     halves agree on beyond it is the particles' own. null takes a fifth of the diameter, divided by the cube root of
     the symmetry's order."""
+    warm_start: bool = True
+    """Where the start is an earlier refinement that knew at least half of the particles: keep their poses, search
+    all orientations of the new particles only, and go on with local iterations."""
     max_iterations: int = Field(15, ge=1, le=100)
     """Iterations at most; it stops when two in a row bring no finer shell."""
     global_iterations: int = Field(2, ge=0, le=100)

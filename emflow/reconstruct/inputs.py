@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +11,20 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from emflow.em.pose_fit import FittedPoses
 from emflow.em.symmetry import symmetry_operators
 from emflow.io.mrc import read_header, read_mrc
+from emflow.io.particle_images import poses_of
 from emflow.io.particles import Particles, load_particles
-from emflow.io.star import floats, integers, read_star
+from emflow.io.star import floats, integers
 from emflow.reconstruct.config import ReconstructRefine
+from emflow.reconstruct.warm import Previous
 from emflow.step import EmflowError, SpecimenSize
 
 log = logging.getLogger("emflow")
 
+SIGMAS = ("emflowPoseSigmaDeg", "emflowShiftSigmaAngst")
+"""Columns of a refinement's poses: how sure they are, over all directions."""
 FEWEST = 50
 """Particles below which no map is tried."""
 
@@ -35,10 +39,9 @@ def read_particles(star: Path) -> Particles:
     EmflowError
         Particles of restored (denoised) micrographs, or a half-set that is neither 1 nor 2.
     """
-    empty = load_particles(star, images=False)
-    if not len(empty):
-        return empty
     particles = load_particles(star)
+    if not len(particles):
+        return particles
     table = particles.table
     if "emflowRestored" in table and (table["emflowRestored"].astype(str) == "1").any():
         raise EmflowError(
@@ -114,100 +117,69 @@ def read_pair(paths: tuple[Path, Path]) -> tuple[tuple[Tensor, Tensor], float]:
 
 
 def independent_starts(folder: Path) -> bool:
-    """Whether a folder's half maps are known to come from separate random starts: emflow's ab initio says so."""
+    """Whether a folder's half maps are known to come from separate random starts: ab initio and refine say so."""
+    rows = _figures(folder)
+    return "half2_inverted" in rows or rows.get("independent_starts") == 1
+
+
+def read_previous(folder: Path, particles: Particles, symmetry: str) -> Previous | None:
+    """Poses of particles in an earlier refinement's folder, joined by their identity; None for any other folder.
+
+    Raises
+    ------
+    EmflowError
+        If a particle or a micrograph is in the other half-set than it was.
+    """
+    figures, star = _figures(folder), folder / "particles.star"
+    if figures.get("symmetry_order") != len(symmetry_operators(symmetry)) or not star.is_file():
+        return None
+    before = load_particles(star, images=False)
+    needed = {"emflowParticleId", "rlnRandomSubset", "rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", *SIGMAS}
+    if not len(before) or not needed <= set(before.table.columns):
+        return None
+    if (
+        before.control_angstrom != particles.control_angstrom
+    ):  # a noise control may know nothing of the data's poses
+        return None
+    for column, what in (("emflowParticleId", "particle"), ("rlnMicrographName", "micrograph")):
+        _check_halves(before.table, particles.table, column, what, folder)
+    place = {name: row for row, name in enumerate(before.table["emflowParticleId"])}
+    names = particles.table["emflowParticleId"]
+    found = torch.tensor([place.get(name, -1) for name in names], dtype=torch.long)
+    pixel = particles.common_facts().pixel_size_angstrom
+    angle, shift = (torch.from_numpy(floats(before.table, name)).float() for name in SIGMAS)
+    variances = torch.cat(
+        [
+            (torch.deg2rad(angle) ** 2 / 3)[:, None].expand(-1, 3),
+            ((shift / pixel) ** 2 / 2)[:, None].expand(-1, 2),
+        ],
+        1,
+    )
+    had = FittedPoses(
+        *poses_of(before, pixel), torch.zeros(len(before)), torch.diag_embed(variances.clamp(min=1e-12))
+    )
+    poses = FittedPoses.cat([had, FittedPoses.unknown(1)])[found]  # row -1 is the unknown
+    return Previous(found >= 0, poses, len(before))
+
+
+def _check_halves(before: pd.DataFrame, now: pd.DataFrame, column: str, what: str, folder: Path) -> None:
+    """Half-sets are set once: what was in half 1 has shaped half 1's map."""
+    if column not in before or column not in now:
+        return
+    half = dict(zip(before[column], integers(before, "rlnRandomSubset").tolist(), strict=True))
+    for name, number in zip(now[column], integers(now, "rlnRandomSubset").tolist(), strict=True):
+        if half.get(name, number) != number:
+            raise EmflowError(
+                f"The {what} {name} is in half-set {number} (rlnRandomSubset), but was in {half[name]} in "
+                f"{folder / 'particles.star'}. Half-sets are set once: give the particles the earlier "
+                "rlnRandomSubset, or start from ab initio."
+            )
+
+
+def _figures(folder: Path) -> dict[str, float | int | None]:
+    """metrics.json of a folder; empty where there is none."""
     try:
         rows = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
-        return False
-    return isinstance(rows, dict) and "half2_inverted" in rows
-
-
-@dataclass(frozen=True)
-class RawHalves:
-    """Two raw half maps to be sharpened."""
-
-    paths: tuple[Path, Path]
-    volumes: tuple[Tensor, Tensor]
-    voxel_size_angstrom: float
-    mask: Tensor | None
-    unrestored: bool
-    """Whether both say that they come from unrestored pixels."""
-    control: bool
-    """Whether one is made from a noise control."""
-
-
-def read_raw_halves(given: list[Path], out: Path, mask: Path | None, voxel: float | None) -> RawHalves:
-    """Read the half maps of a folder, or two files, and the mask.
-
-    Raises
-    ------
-    EmflowError
-        Half maps of restored pixels, without a voxel size, or in the folder that is to be written; a mask of
-        another box.
-    """
-    paths = (given[0] / "half1.mrc", given[0] / "half2.mrc") if len(given) == 1 else (given[0], given[1])
-    if out.resolve() in {path.resolve().parent for path in paths}:
-        raise EmflowError(
-            f"{out}: holds the half maps; its metrics and curves would be overwritten. Name another folder."
-        )
-    volumes, found = read_pair(paths)
-    headers = [read_header(path) for path in paths]
-    for path, header in zip(paths, headers, strict=True):
-        if header.restored:
-            raise EmflowError(
-                f"{path}: made from restored pixels (its label says so). Give the raw half maps of a refinement."
-            )
-    if voxel is None and found <= 0:
-        raise EmflowError(f"{paths[0]}: the header has no voxel size; give --voxel-size-angstrom.")
-    if mask is None and len(given) == 1 and (given[0] / "mask.mrc").exists():
-        mask = given[0] / "mask.mrc"
-    values = None
-    if mask is not None:
-        values = torch.from_numpy(read_mrc(mask))
-        if values.shape != volumes[0].shape:
-            raise EmflowError(
-                f"{mask}: has shape {tuple(values.shape)}; expected that of the half maps, {tuple(volumes[0].shape)}."
-            )
-    return RawHalves(
-        paths,
-        volumes,
-        voxel or found,
-        values,
-        all(header.unrestored for header in headers),
-        any(header.control for header in headers),
-    )
-
-
-def read_mtf(path: Path, box: int, voxel_size_angstrom: float, pixel_size_angstrom: float | None) -> Tensor:
-    """Modulation transfer of the detector at every shell of a box, (box//2 + 1,), float64.
-
-    Parameters
-    ----------
-    path
-        STAR table with rlnResolutionInversePixel (1/pixel, 0 … 0.5) and rlnMtfValue.
-    box, voxel_size_angstrom
-        Of the map.
-    pixel_size_angstrom
-        Pixel size that the table's frequencies refer to; None takes the voxel size.
-
-    Raises
-    ------
-    EmflowError
-        A table without these columns, with values that are not positive, or that ends below the map's Nyquist.
-    """
-    columns = ("rlnResolutionInversePixel", "rlnMtfValue")
-    table = next((t for t in read_star(path).values() if set(columns) <= set(t)), None)
-    if table is None:
-        raise EmflowError(f"{path}: lacks the columns _{columns[0]} and _{columns[1]} of a detector's MTF.")
-    frequency, value = (floats(table, name) for name in columns)
-    order = np.argsort(frequency)
-    frequency, value = frequency[order], value[order]
-    asked = np.arange(box // 2 + 1) / box * (pixel_size_angstrom or voxel_size_angstrom) / voxel_size_angstrom
-    if not (value > 0).all():
-        raise EmflowError(f"{path}: holds MTF values that are not positive.")
-    if asked[-1] > frequency[-1] + 1e-6:
-        raise EmflowError(
-            f"{path}: ends at {frequency[-1]:g} per pixel, but the map reaches {asked[-1]:.3g}. Set "
-            "reconstruct.sharpen.mtf_pixel_size_angstrom to the pixel size of the detector."
-        )
-    return torch.from_numpy(np.interp(asked, frequency, value))
+        return {}
+    return rows if isinstance(rows, dict) else {}

@@ -139,6 +139,21 @@ def judge_independence(given_angstrom: float | None) -> Judgement:
     )
 
 
+def judge_warm_start(known: int, before: int, particles: int) -> list[Judgement]:
+    """Say that most poses were taken over; nothing for a refinement that searched them all."""
+    if not before:
+        return []
+    return [
+        Judgement(
+            "Were all poses searched anew?",
+            "pass",
+            f"No: {known} particles kept the poses of an earlier refinement of {before}, improved locally; "
+            f"{particles - known} new ones were searched over all orientations, each against its own half's map.",
+            "Refine from ab initio once the set has grown by half: poses that were wrong stay wrong in a warm start.",
+        )
+    ]
+
+
 def judge_convergence(iterations: int, most: int) -> Judgement:
     """Say whether the refinement ended by itself."""
     question = "Has the refinement converged?"

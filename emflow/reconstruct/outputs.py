@@ -21,7 +21,7 @@ from emflow.io.record import verdict, write_metrics, write_verdicts
 from emflow.io.star import write_star
 from emflow.reconstruct.agreement import Agreement
 from emflow.reconstruct.figures import draw_maps
-from emflow.reconstruct.inputs import RawHalves
+from emflow.reconstruct.inputs_sharpen import RawHalves
 from emflow.reconstruct.judge import Judgement
 from emflow.reconstruct.sharpen import SharpenedMaps
 

@@ -18,7 +18,7 @@ from emflow.io.mrc import read_mrc, write_mrc
 from emflow.io.particle_images import image_set, poses_of
 from emflow.io.particles import load_particles
 from emflow.io.star import floats, read_star, read_table, write_star
-from emflow.reconstruct.command import ctf
+from emflow.reconstruct.command_ctf import ctf
 from emflow.reconstruct.config import ReconstructCtf
 from emflow.reconstruct.ctf_match import Changes, Matcher, Views, geometry_of
 from emflow.reconstruct.ctf_refine import CtfFit, CtfRefinement, make_matcher

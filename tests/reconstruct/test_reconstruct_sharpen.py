@@ -20,7 +20,7 @@ from emflow.em.masks import soft_sphere
 from emflow.em.sharpen import fsc_weight, sharpen
 from emflow.io.mrc import RESTORED_LABEL, UNRESTORED_LABEL, read_header, read_mrc, write_mrc
 from emflow.io.star import floats, read_star, write_star
-from emflow.reconstruct.command import sharpen as command
+from emflow.reconstruct.command_sharpen import sharpen as command
 from emflow.reconstruct.config import ReconstructSharpen
 from emflow.reconstruct.sharpen import sharpen_halves
 from emflow.step import EmflowError, Run
