@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-import resource
+import re
 import shutil
 import subprocess
 import sys
@@ -32,7 +32,6 @@ class Cost:
     """Of the rank that hands out work: mostly waiting for messages."""
     peak_memory_mb: float
     """Largest resident set of a worker; there are two."""
-    wall_s: float
     command: str
     version: str
 
@@ -61,45 +60,32 @@ def auto_refine(symmetry: str, mask_diameter_angstrom: float) -> list[str]:
     ]  # fmt: skip
 
 
-def classify_2d(mask_diameter_angstrom: float, classes: int, iterations: int) -> list[str]:
-    """Arguments of a 2D classification with RELION's usual settings."""
-    return [
-        "--i", "particles.star", "--o", "relion_2d/run", "--K", str(classes), "--iter", str(iterations),
-        "--tau2_fudge", "2", "--ctf", "--norm", "--scale", "--flatten_solvent", "--zero_mask",
-        "--particle_diameter", f"{mask_diameter_angstrom:.0f}", "--psi_step", "12", "--oversampling", "1",
-        "--offset_range", "5", "--offset_step", "2", "--pad", "2", "--random_seed", "1",
-        "--dont_combine_weights_via_disc", "--j", "1",
-    ]  # fmt: skip
-
-
 def measure(folder: Path, arguments: list[str], niceness: int) -> Cost:
-    """Run RELION in a set's folder, or return what an earlier run there took."""
-    out = (folder / arguments[arguments.index("--o") + 1]).parent
+    """Run RELION in a set's folder, or return what an earlier run there took; a killed run goes on."""
+    prefix = folder / arguments[arguments.index("--o") + 1]
+    out = prefix.parent
     kept = out / "cost.json"
     if kept.is_file():
         return Cost(**json.loads(kept.read_text()))
-    if out.exists():  # a run that was killed
-        shutil.rmtree(out)
-    out.mkdir()
+    out.mkdir(exist_ok=True)
     mpi = ["mpirun", "-n", str(RANKS), "--oversubscribe", "--allow-run-as-root"]
     mpi += ["--mca", "mpi_yield_when_idle", "1"]
     timed = [sys.executable, str(Path(__file__).resolve()), str(out.resolve())]
-    began = time.monotonic()
-    with (out / "log.txt").open("w") as log:
-        subprocess.run(
-            ["nice", "-n", str(niceness), *mpi, *timed, PROGRAM, *arguments],
-            check=True,
-            cwd=folder,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-    ranks = [json.loads((out / f"rank_{rank}.json").read_text()) for rank in range(RANKS)]
+    if not prefix.with_name(f"{prefix.name}_model.star").is_file():
+        with (out / "log.txt").open("a") as log:
+            subprocess.run(
+                ["nice", "-n", str(niceness), *mpi, *timed, PROGRAM, *_go_on(prefix, arguments)],
+                check=True,
+                cwd=folder,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+    ranks = [_samples(out, rank) for rank in range(RANKS)]
     cost = Cost(
-        workers_cpu_s=round(sum(rank["cpu_s"] for rank in ranks[1:]), 1),
-        leader_cpu_s=round(ranks[0]["cpu_s"], 1),
-        peak_memory_mb=round(max(rank["memory_mb"] for rank in ranks[1:]), 1),
-        wall_s=round(time.monotonic() - began, 1),
+        workers_cpu_s=round(sum(_cpu(samples) for samples in ranks[1:]), 1),
+        leader_cpu_s=round(_cpu(ranks[0]), 1),
+        peak_memory_mb=round(max(sample["memory_mb"] for samples in ranks[1:] for sample in samples), 1),
         command=" ".join([*mpi, PROGRAM, *arguments]),
         version=version(),
     )
@@ -107,13 +93,58 @@ def measure(folder: Path, arguments: list[str], niceness: int) -> Cost:
     return cost
 
 
+def _go_on(prefix: Path, arguments: list[str]) -> list[str]:
+    """Arguments that start a run, or go on after its last whole iteration; CPU time after that is forgotten."""
+    done = sorted(prefix.parent.glob(f"{prefix.name}_it*_optimiser.star"))
+    until = done[-1].stat().st_mtime if done else 0.0
+    for rank in range(RANKS):
+        path = prefix.parent / f"rank_{rank}.jsonl"
+        whole = [sample for sample in _samples(prefix.parent, rank) if sample["time"] <= until]
+        path.write_text("".join(json.dumps(sample) + "\n" for sample in whole))
+    if not done:
+        return arguments
+    return ["--continue", str(done[-1].resolve()), "--o", arguments[arguments.index("--o") + 1], "--j", "1"]
+
+
+def _samples(out: Path, rank: int) -> list[dict[str, float]]:
+    path = out / f"rank_{rank}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def _cpu(samples: list[dict[str, float]]) -> float:
+    """CPU seconds of a rank over all processes that it was."""
+    last = {sample["process"]: sample["cpu_s"] for sample in samples}
+    return sum(last.values())
+
+
 def time_rank(out: Path, command: list[str]) -> int:
-    """Run one rank; write its CPU time and peak memory."""
-    done = subprocess.run(command, check=False)
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    figures = {"cpu_s": used.ru_utime + used.ru_stime, "memory_mb": used.ru_maxrss / 1024}
-    (out / f"rank_{os.environ['OMPI_COMM_WORLD_RANK']}.json").write_text(json.dumps(figures))
-    return done.returncode
+    """Run one rank; note its CPU time and peak memory every few seconds, for it may be killed."""
+    process = subprocess.Popen(command)
+    with (out / f"rank_{os.environ['OMPI_COMM_WORLD_RANK']}.jsonl").open("a") as log:
+        while True:
+            sample = _sample(process.pid)
+            if sample is not None:
+                log.write(json.dumps(sample) + "\n")
+                log.flush()
+            try:
+                return process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                continue
+
+
+def _sample(pid: int) -> dict[str, float] | None:
+    """CPU seconds and peak memory of a process as Linux tells them; None once it has ended."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    peak = re.search(r"VmHWM:\s+(\d+) kB", status)
+    if peak is None:
+        return None
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return {
+        "process": pid,
+        "time": time.time(),
+        "cpu_s": (int(user) + int(system)) / os.sysconf("SC_CLK_TCK"),
+        "memory_mb": int(peak[1]) / 1024,
+    }
 
 
 if __name__ == "__main__":
