@@ -19,16 +19,17 @@ import argparse
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import reconstruct_peer as peer
 import torch
-from reconstruct_score import Outcome, score
-from reconstruct_sets import KINDS, NOISE, Kind, prepare, prepare_wrong_reference
-from reconstruct_table import print_noise, print_table
+from reconstruction import peer
+from reconstruction.score import Outcome, score
+from reconstruction.sets import KINDS, NOISE, Kind, prepare, prepare_wrong_reference
+from reconstruction.table import print_noise, print_table
 
 from emflow.io.star import read_star
 
@@ -51,6 +52,8 @@ def measured(out: Path, *words: str) -> Row:
     """Cost of a command that writes ``out``, as it was when the command ran; it runs once."""
     kept = out / "cost.json"
     if not kept.is_file():
+        if out.exists():  # a run that was killed: going on from its checkpoint would cost less than it all
+            shutil.rmtree(out)
         cpu, memory = run(*words, "--threads", "1")
         given = [Path(word).name if "/" in word else word for word in words]
         kept.write_text(
@@ -193,7 +196,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("results/reconstruct_benchmark"))
     parser.add_argument("sets", nargs="*", default=[*KINDS, *NOISE], help=" ".join([*KINDS, *NOISE]))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--engine", default="emflow", help="name of the emflow that is measured")

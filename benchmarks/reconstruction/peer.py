@@ -1,6 +1,6 @@
 """RELION 3.1.3 as `benchmarks/reconstruct.py` runs it: commands, and the CPU time of each rank apart.
 
-    python benchmarks/reconstruct_peer.py RANKS_FOLDER PROGRAM ARGUMENT...    (what mpirun starts, once per rank)
+    python benchmarks/reconstruction/peer.py OUT PROGRAM ARGUMENT...    (what mpirun starts, once per rank)
 
 Debian's `relion` (apt-get install -y --no-install-recommends relion openmpi-bin) is the double-precision CPU
 path, RELION's slow one; its accelerated builds are several times faster.
