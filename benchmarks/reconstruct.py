@@ -151,14 +151,15 @@ def noise(folder: Path, name: str, seed: int, given: argparse.Namespace) -> list
     prepare(at, NOISE[name], seed)
     prepare_wrong_reference(at)
     symmetry, diameter = facts_of(at)
+    rows: list[Row] = []
+    for label, start in (("wrong map, 30 Å", at / "start"), ("wrong map, full", at / "wrong")):
+        out = at / f"emflow_{given.engine}_{start.name}"
+        rows.append({"start": label, **refine(at, start, out)})
     first = at / f"abinitio_{given.engine}"
     words = ["reconstruct", "abinitio", str(at / "particles.star"), str(first)]
     begun = measured(first, *words, "--symmetry", symmetry, "--diameter-angstrom", f"{diameter:g}")
-    rows = [{"start": "none (ab initio)", **begun, **stated(first)}]
-    starts = {"own first map": first, "wrong map, 30 Å": at / "start", "wrong map, full": at / "wrong"}
-    for label, start in starts.items():
-        out = at / f"emflow_{given.engine}_{start.name}"
-        rows.append({"start": label, **refine(at, start, out)})
+    rows.append({"start": "none (ab initio)", **begun, **stated(first)})
+    rows.append({"start": "own first map", **refine(at, first, at / f"emflow_{given.engine}_own")})
     about = {"set": name, "seed": seed, **NOISE[name].about(), "tool": given.engine}
     return [about | row for row in rows]
 

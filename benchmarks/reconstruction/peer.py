@@ -8,6 +8,7 @@ path, RELION's slow one; its accelerated builds are several times faster.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -73,6 +74,10 @@ def measure(folder: Path, arguments: list[str], niceness: int) -> Cost:
     timed = [sys.executable, str(Path(__file__).resolve()), str(out.resolve())]
     if not prefix.with_name(f"{prefix.name}_model.star").is_file():
         with (out / "log.txt").open("a") as log:
+            try:
+                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise SystemExit(f"{out}: RELION is running here already; wait, or give --no-peer.") from None
             subprocess.run(
                 ["nice", "-n", str(niceness), *mpi, *timed, PROGRAM, *_go_on(prefix, arguments)],
                 check=True,
