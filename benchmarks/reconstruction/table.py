@@ -24,13 +24,7 @@ COLUMNS = {
     "peak_memory_mb": "MB",
     "iterations": "iter.",
 }
-RATIO = (
-    "pose_error_median_deg",
-    "pose_error_p90_deg",
-    "shift_error_median_angstrom",
-    "true_angstrom",
-    "cpu_s",
-)
+NO_RATIO = ("poses_lost_fraction", "reported_over_true", "leader_cpu_s", "iterations")
 
 
 def print_table(rows: list[Row], peer: str) -> None:
@@ -76,7 +70,11 @@ def _median(rows: list[Row]) -> Row:
 
 
 def _ratio(row: Row, other: Row) -> Row:
-    return {name: row[name] / other[name] for name in RATIO if row.get(name) and other.get(name)}
+    return {
+        name: row[name] / other[name]
+        for name in COLUMNS
+        if name not in NO_RATIO and row.get(name) and other.get(name)
+    }
 
 
 def _line(name: str, seed: str, row: Row) -> str:
