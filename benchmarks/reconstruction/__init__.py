@@ -1,0 +1,1 @@
+"""What `benchmarks/reconstruct.py` is made of."""
