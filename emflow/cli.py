@@ -70,6 +70,9 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "abinitio": "Find a first map from random starts.",
             "refine": "Refine poses and map in two independent halves.",
+            "classes": "Sort particles into classes, in each half-set on its own.",
+            "subtract": "Subtract from each image the projection of what lies outside a mask.",
+            "expand": "Write each particle once for every operator of a point group.",
         },
     ),
     "heterogeneity": (

@@ -16,6 +16,7 @@ from emflow.io.particles import Particles
 from emflow.io.record import Record
 from emflow.reconstruct import judge
 from emflow.reconstruct.agreement import compare
+from emflow.reconstruct.command_classes import classes, expand, subtract
 from emflow.reconstruct.config import ReconstructAbinitio, ReconstructRefine
 from emflow.reconstruct.inputs import (
     diameter_of,
@@ -38,6 +39,8 @@ from emflow.reconstruct.refine import Refinement, State
 from emflow.reconstruct.resume import pack, start_state, unpack
 from emflow.reconstruct.starts import find_halves
 from emflow.step import Run, StepConfig
+
+__all__ = ["abinitio", "classes", "expand", "refine", "subtract"]
 
 
 def abinitio(
