@@ -54,9 +54,12 @@ def classes(
         Folder to write: class_01/ … (half1.mrc, half2.mrc, map.mrc, mask.mrc, particles.star, fsc.star), classes.star,
         particles.star with rlnClassNumber, metrics.json, verdicts.json.
     start
-        For a global search: a map, or a folder with half1.mrc and half2.mrc, each the start of its half.
+        For a global search: a map, or a folder with half1.mrc and half2.mrc, each the start of its half. Not used
+        where poses are given.
     """
     device = prepare(run)
+    if cfg.poses != "global":
+        start = None
     given = [path for path in (start, cfg.mask) if path is not None]
     if cfg.poses == "global" and start is None:
         raise EmflowError(

@@ -26,6 +26,7 @@ METRIC_FOLDERS = {
     "extract.recentered": "extract/recentered",
     "reconstruct.abinitio": "reconstruct/abinitio",
     "reconstruct.refine": "reconstruct/refine",
+    "reconstruct.classes": "reconstruct/classes",
     "heterogeneity": "heterogeneity",
     "validate": "validate",
     "validate.local": "validate/local",

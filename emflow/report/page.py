@@ -38,6 +38,7 @@ ROOM_NAMES = {
     "extract.recentered": "Extraction, recentred",
     "reconstruct.abinitio": "First map",
     "reconstruct.refine": "Refinement",
+    "reconstruct.classes": "Classes",
     "heterogeneity": "Heterogeneity",
     "validate": "Validation",
     "validate.local": "Local resolution",
