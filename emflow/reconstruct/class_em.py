@@ -200,11 +200,11 @@ class Expected:
     evidence: Tensor
     """Log-likelihood of each particle over all classes, (n,), float64, on the CPU."""
 
-    @property
-    def prior(self) -> Tensor:
-        """Fractions of the classes, (K,), float64; none is nothing, so that a class may come back."""
-        counts = self.posterior.double().sum((0, 2)) + 0.1
-        return counts / counts.sum()
+
+def prior_of(posterior: Tensor) -> Tensor:
+    """Fractions of the classes, (K,), float64, from posteriors (n, K, O); none is nothing: a class may come back."""
+    counts = posterior.double().sum((0, 2)) + 0.1
+    return counts / counts.sum()
 
 
 def expect_classes(

@@ -18,13 +18,13 @@ from emflow.em.volume_align import align_poses
 from emflow.em.wiener import Accumulator
 from emflow.reconstruct.agreement import Agreement, compare
 from emflow.reconstruct.class_em import (
-    Expected,
     add_up,
     class_maps,
     class_sums,
     expect_classes,
     likeliest,
     mean_of,
+    prior_of,
 )
 from emflow.reconstruct.class_images import Posed, Specimen, Weighted
 from emflow.reconstruct.classify3d import Found
@@ -97,7 +97,7 @@ def match(specimen: Specimen, found: tuple[Found, Found], relaxed: str, move: bo
     for here in (0, 1):
         there = 1 - here
         maps = class_maps(specimen, means[there], sums[there], found[there].fraction)
-        prior = Expected(found[there].posterior, torch.zeros(0)).prior
+        prior = prior_of(found[there].posterior)
         expected = expect_classes(images[here], maps.mean(0, keepdim=True), prior, band)
         other.append(likeliest(expected.posterior)[0])
     # rows: half 1's classes, columns: half 2's

@@ -27,6 +27,7 @@ from emflow.reconstruct.class_em import (
     expect_classes,
     likeliest,
     mean_of,
+    prior_of,
     with_noise_left,
 )
 from emflow.reconstruct.class_images import Posed, Specimen, Weighted
@@ -186,7 +187,7 @@ class HalfClasses:
             before = likeliest(expected.posterior)[0]
             sums = class_sums(self.specimen, weighted, expected.posterior)
             maps = class_maps(self.specimen, mean, sums, fraction)
-            expected = expect_classes(weighted, maps, expected.prior, band, power)
+            expected = expect_classes(weighted, maps, prior_of(expected.posterior), band, power)
             changed = (likeliest(expected.posterior)[0] != before).float().mean()
             if power == 1.0 and float(changed) < SETTLED:
                 break
@@ -216,7 +217,7 @@ class HalfClasses:
         band = float(weighted.plane.radius[-1])
         mean = mean_of(self.specimen, weighted)
         sums = class_sums(self.specimen, weighted, posterior)
-        prior = Expected(posterior, torch.zeros(0)).prior
+        prior = prior_of(posterior)
         evidence = []
         for fraction in FRACTIONS:
             maps = class_maps(self.specimen, mean, sums, fraction)
@@ -229,7 +230,7 @@ class HalfClasses:
         mean = mean_of(self.specimen, weighted)
         sums = class_sums(self.specimen, weighted, found.posterior)
         maps = class_maps(self.specimen, mean, sums, found.fraction)
-        prior = Expected(found.posterior, torch.zeros(0)).prior
+        prior = prior_of(found.posterior)
         random = generator(self.cfg.seed, 62, self.half) if everywhere else None
         posed = self.search.find(found.posed, maps, prior, found.band, random)
         posed = with_noise_left(self.specimen, posed, maps, found.posterior, found.band)
