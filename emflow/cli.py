@@ -72,6 +72,9 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
             "refine": "Refine poses and map in two independent halves.",
             "ctf": "Refine defocus, astigmatism and beam tilt at the poses found.",
             "sharpen": "Sharpen the mean of two half maps, as a whole and voxel by voxel.",
+            "classes": "Sort particles into classes, in each half-set on its own.",
+            "subtract": "Subtract from each image the projection of what lies outside a mask.",
+            "expand": "Write each particle once for every operator of a point group.",
         },
     ),
     "heterogeneity": (

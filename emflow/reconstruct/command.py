@@ -21,6 +21,7 @@ from emflow.io.particles import Particles
 from emflow.io.record import Record
 from emflow.reconstruct import judge
 from emflow.reconstruct.agreement import compare
+from emflow.reconstruct.command_classes import classes, expand, subtract
 from emflow.reconstruct.command_ctf import ctf
 from emflow.reconstruct.command_sharpen import sharpen
 from emflow.reconstruct.config import ReconstructAbinitio, ReconstructRefine
@@ -51,7 +52,7 @@ from emflow.reconstruct.starts import find_halves
 from emflow.reconstruct.warm import Previous, warm_state
 from emflow.step import Run, StepConfig
 
-__all__ = ["abinitio", "ctf", "refine", "sharpen"]
+__all__ = ["abinitio", "classes", "ctf", "expand", "refine", "sharpen", "subtract"]
 
 log = logging.getLogger("emflow")
 

@@ -1,5 +1,6 @@
 """Settings of the reconstruct room."""
 
+from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
@@ -98,9 +99,58 @@ class ReconstructSharpen(SpecimenSize, SpecimenSymmetry):
     """Standard deviation of the window of the local FSC, in wavelengths of each band."""
 
 
+class ReconstructClasses(SpecimenSize, SpecimenSymmetry):
+    """Sort particles into classes, in each half-set on its own."""
+
+    n_classes: int = Field(1, ge=1, le=64)
+    """Classes. In a project the step runs only where there are at least 2."""
+    poses: str = Field("local", pattern=r"^(fixed|local|global)$")
+    """fixed keeps the given poses; local searches around them; global searches all orientations, from a start map."""
+    mask: Path | None = None
+    """Soft mask (MRC, of the images' extent) where classes may differ; outside of it they share one map. null: anywhere."""
+    relax_symmetry: str = Field("C1", pattern=r"^([CD][1-9]\d?|T|O|I)$")
+    """Pseudo-symmetry: each particle chooses among the group's operators. The maps have only sample.symmetry."""
+    n_starts: int = Field(2, ge=1, le=100)
+    """Random starts in each half-set; the one whose held-out likelihood is highest goes on."""
+    n_iterations: int = Field(40, ge=2, le=1000)
+    """Iterations of a start at most."""
+    pose_rounds: int = Field(2, ge=0, le=20)
+    """How often poses are searched again against the classes' maps; the first time everywhere where poses is global."""
+    resolution_angstrom: float | None = Field(None, gt=1, le=500)
+    """Finest detail that is compared, if the mean map reaches it. null takes a sixteenth of the diameter, divided by
+    the cube root of the symmetry's order."""
+    start_resolution_angstrom: float | None = Field(None, gt=1, le=500)
+    """Low-pass of a start map. null takes a fifth of the diameter."""
+    shift_fraction: float = Field(0.05, ge=0, le=0.5)
+    """How far off its box's centre a particle may be in a global search, in diameters."""
+    seed: int = 0
+    """Seed of the folds, the starts and the turns of the global grid."""
+
+
+class ReconstructSubtract(StepConfig):
+    """Subtract from each image the projection of what lies outside a mask."""
+
+    scale: str = Field("none", pattern=r"^(none|set|image)$")
+    """Fit of the map's contrast to the images: none (maps of emflow fit as they are), one for each half-set, or image."""
+    recenter: bool = True
+    """Move the mask's centre of mass to the middle of the new boxes, by whole pixels; rlnOriginX/YAngst holds the rest."""
+    box_px: int | None = Field(None, ge=16, le=4096, multiple_of=2)
+    """Side of the new boxes, in pixels. null keeps that of the images."""
+
+
+class ReconstructExpand(StepConfig):
+    """Write each particle once for every operator of a point group."""
+
+    expand_symmetry: str = Field("C1", pattern=r"^([CD][1-9]\d?|T|O|I)$")
+    """Point group whose operators are applied (axes as in RELION)."""
+
+
 STEPS: dict[str, type[StepConfig]] = {
     "abinitio": ReconstructAbinitio,
     "refine": ReconstructRefine,
     "ctf": ReconstructCtf,
     "sharpen": ReconstructSharpen,
+    "classes": ReconstructClasses,
+    "subtract": ReconstructSubtract,
+    "expand": ReconstructExpand,
 }

@@ -27,6 +27,7 @@ METRIC_FOLDERS = {
     "reconstruct.abinitio": "reconstruct/abinitio",
     "reconstruct.refine": "reconstruct/refine",
     "reconstruct.ctf": "reconstruct/ctf",
+    "reconstruct.classes": "reconstruct/classes",
     "heterogeneity": "heterogeneity",
     "validate": "validate",
     "validate.local": "validate/local",

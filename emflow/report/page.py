@@ -39,6 +39,7 @@ ROOM_NAMES = {
     "reconstruct.abinitio": "First map",
     "reconstruct.refine": "Refinement",
     "reconstruct.ctf": "Refinement of the CTF",
+    "reconstruct.classes": "Classes",
     "heterogeneity": "Heterogeneity",
     "validate": "Validation",
     "validate.local": "Local resolution",

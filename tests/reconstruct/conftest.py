@@ -59,6 +59,12 @@ def images_of(volume: Tensor, rotations: Tensor, origins: Tensor, ctf: Ctf) -> T
 
 
 @pytest.fixture(scope="session")
+def project() -> Callable[[Tensor, Tensor, Tensor, Ctf], Tensor]:
+    """Project a volume with shift and CTF."""
+    return images_of
+
+
+@pytest.fixture(scope="session")
 def make_particles() -> Callable[..., ParticleSet]:
     """Write particles: folder, count, signal-to-noise ratio in the box (0: noise alone), point group."""
 

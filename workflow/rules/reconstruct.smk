@@ -116,3 +116,36 @@ rule reconstruct_sharpen:
     shell:
         "emflow reconstruct sharpen {input.half1} {input.half2} {params.folder} --mask {input.mask}"
         " --json {params.cfg:q} --threads {threads} --record {log}"
+
+
+
+rule reconstruct_classes:
+    input:
+        particles="<results>/reconstruct/refine/particles.star",
+        start="<results>/reconstruct/refine/map.mrc",
+        mask=[
+            str(name)
+            for name in [project.settings.section("reconstruct.classes").mask]
+            if name
+        ],
+    output:
+        classes="<results>/reconstruct/classes/classes.star",
+        particles="<results>/reconstruct/classes/particles.star",
+        metrics="<results>/reconstruct/classes/metrics.json",
+        verdicts="<results>/reconstruct/classes/verdicts.json",
+    log:
+        "<results>/records/reconstruct.classes/all.json",
+    conda:
+        "../../envs/emflow.yaml"
+    threads: project.threads(16)
+    resources:
+        gpu=project.gpu,
+        mem_mb=lambda wildcards, attempt: 32000 * attempt,
+        runtime=lambda wildcards, attempt: 1440 * attempt,
+    params:
+        cfg=section("reconstruct.classes"),
+        start=subpath(input.start, parent=True),
+        folder=subpath(output.classes, parent=True),
+    shell:
+        "emflow reconstruct classes {input.particles} {params.folder} --start {params.start}"
+        " --json {params.cfg:q} --threads {threads} --record {log}"

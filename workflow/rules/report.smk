@@ -18,6 +18,11 @@ rule report:
         project.of("denoise", "<results>/denoise/shard_{shard}.star"),
         project.of("heterogeneity", "<results>/heterogeneity/metrics.json"),
         project.of("heterogeneity", "<results>/validate/states/metrics.json"),
+        (
+            ["<results>/reconstruct/classes/metrics.json"]
+            if project.settings.section("reconstruct.classes").n_classes > 1
+            else []
+        ),
         ["<results>/simulate/metrics.json"] if project.settings.input.truth else [],
     output:
         page="<results>/report/index.html",
