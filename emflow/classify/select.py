@@ -1,0 +1,134 @@
+"""Which classes and particles are kept, and why the others are not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from emflow.classify.config import ClassifySelect
+from emflow.classify.measure import Columns
+
+STRONG = 4.0
+"""Power at low frequency, over the median's, from which an image is no particle like the others."""
+_UNLIKE = 4.0
+"""Robust deviations above the others' median from which what a class leaves of a particle is too much."""
+_WEAK = 2.0
+"""Robust deviations below the others' median at which a particle has too little signal to be whole."""
+_RESTS = {"rest_low": "low", "rest_middle": "medium", "rest_high": "high"}
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Score of each class, and what speaks most against it."""
+
+    score: np.ndarray
+    """0…1, (K,)."""
+    reason: list[str]
+    """In words; empty for a class without fault."""
+
+
+def _falling(value: np.ndarray, good: float, bad: float) -> np.ndarray:
+    """1 where ``value`` is on the good side of ``good``, 0 beyond ``bad``, linear between; 0 where unknown."""
+    return np.clip(np.nan_to_num((bad - value) / (bad - good), nan=0.0), 0, 1)
+
+
+def rank_classes(classes: Columns) -> Ranked:
+    """Score classes as a person would: signal, resolution, centring, size, edges.
+
+    The score is the least of its parts, so that one fault is enough and is the reason.
+    """
+    count = classes["particles"]
+    filled = count > 0
+    known = classes["resolution_angstrom"][filled & np.isfinite(classes["resolution_angstrom"])]
+    usual = float(np.median(known)) if len(known) else np.nan
+    parts = {
+        "no particles": filled.astype(float),
+        "no signal: its particles fit noise alone as well": 1 - _falling(classes["evidence"], -1.0, 4.0),
+        "its half-sets do not agree": 1 - _falling(classes["correlation"], 0.02, 0.15),
+        "blurred: coarser than most classes": _falling(classes["resolution_angstrom"] / usual, 1.5, 4.0),
+        "off centre": _falling(classes["off_centre"], 0.15, 0.35),
+        "larger than the particle": _falling(classes["extent"], 1.05, 1.3),
+        "smaller than the particle": 1 - _falling(classes["extent"], 0.1, 0.25),
+        "density at the edge": _falling(classes["edge"], 0.6, 1.2),
+    }
+    table = np.stack(list(parts.values()))
+    score = np.where(filled, table.min(0), 0.0)
+    names = list(parts)
+    return Ranked(
+        score, [names[int(k)] if s < 0.9 else "" for k, s in zip(table.argmin(0), score, strict=True)]
+    )
+
+
+def judge_particles(particles: Columns, cfg: ClassifySelect) -> list[str]:
+    """Say for each of N particles why it is none like the others; empty where nothing speaks against it.
+
+    The measures of what a class leaves are compared with those of the particles that have evidence, by median
+    and median absolute deviation, so that a minority of junk does not move the bounds.
+    """
+    evidence, power = particles["evidence"], particles["power"]
+    reasons = np.full(len(evidence), "", dtype=object)
+    usual = (evidence >= cfg.minimum_evidence) & (power <= STRONG)
+    for name, words in _RESTS.items():
+        rest = particles[name]
+        middle = np.median(rest[usual]) if usual.any() else 0.0
+        spread = 1.4826 * np.median(np.abs(rest[usual] - middle)) if usual.any() else 1.0
+        reasons[rest > middle + _UNLIKE * max(spread, 0.5)] = (
+            f"its class leaves too much of it at {words} frequency: crowded, broken or contaminated"
+        )
+    signal = particles["strength"]
+    middle = np.median(signal[usual]) if usual.any() else 1.0
+    above = signal[usual & (signal > middle)] - middle  # the side that broken particles do not widen
+    spread = 1.4826 * np.median(above) if len(above) else 1.0
+    reasons[signal < middle - _WEAK * spread] = "far less signal than most: broken, or hardly there"
+    reasons[evidence < cfg.minimum_evidence] = "fits noise alone as well as any class: an empty box"
+    reasons[power > STRONG] = "far stronger at low frequency than most: carbon, ice or an edge"
+    return list(reasons)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The choice."""
+
+    kept: np.ndarray
+    """(N,), bool."""
+    reason: list[str]
+    """Why each of the N particles is removed; empty for those kept."""
+    classes_kept: np.ndarray
+    """(K,), bool."""
+    ranked: Ranked
+    by_person: int
+    """Classes that a person chose."""
+
+
+def select(
+    number: np.ndarray, classes: Columns, particles: Columns, cfg: ClassifySelect, labels: dict[int, bool]
+) -> Selection:
+    """Choose classes and particles.
+
+    Parameters
+    ----------
+    number
+        Class of each particle, from 0, (N,).
+    classes, particles
+        Their figures (:mod:`emflow.classify.measure`).
+    cfg
+        Settings.
+    labels
+        A person's choices: class, from 0 → keep. In a class that a person keeps, no particle is removed.
+    """
+    ranked = rank_classes(classes)
+    keep = ranked.score >= cfg.minimum_score
+    for k, wanted in labels.items():
+        keep[k] = wanted
+    single = judge_particles(particles, cfg) if cfg.particle_criterion else [""] * len(number)
+    reasons = []
+    for k, own in zip(number.tolist(), single, strict=True):
+        if k in labels:
+            reasons.append("" if labels[k] else "class removed by a person")
+        elif own:
+            reasons.append(own)
+        else:
+            reasons.append("" if keep[k] else f"class removed: {ranked.reason[k]}")
+    kept = np.array([not reason for reason in reasons], dtype=bool)
+    return Selection(kept, reasons, keep, ranked, len(labels))
