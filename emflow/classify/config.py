@@ -9,8 +9,8 @@ class ClassifyRun(SpecimenSize):
     """Sort particle images into classes of like views, and average each."""
 
     n_classes: int = Field(0, ge=0, le=5000)
-    """Classes; 0 takes one for each 40 particles, at least 10 and at most 200."""
-    n_iterations: int = Field(30, ge=1, le=1000)
+    """Classes; 0 takes one for each 50 particles, at least 10 and at most 200."""
+    n_iterations: int = Field(24, ge=1, le=1000)
     """Iterations on drawn particles, at low resolution."""
     n_drawn: int = Field(0, ge=0, le=1000000)
     """Particles drawn for an iteration; 0 takes ten for each class, at least 500."""

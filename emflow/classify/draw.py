@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -100,8 +101,11 @@ class Drawing:
         """Class of each, (B,)."""
         return self.reference // len(self.turns)
 
-    def add_to(self, sums: Sums) -> None:
-        """Add the particles to the sums by their posterior weights (Sigworth, J. Struct. Biol. 122, 328, 1998)."""
+    def add_to(self, sums: Sums, with_nothing: bool) -> None:
+        """Add the particles to the sums by their posterior weights (Sigworth, J. Struct. Biol. 122, 328, 1998).
+
+        With ``with_nothing``, a box may hold nothing: then noise alone, at as many angles and shifts, is one more class.
+        """
         k, q, _, m = self.slices.shape
         flat = self.slices.reshape(k * q, 2, -1)
         twice, power = flat.flatten(1).T.mul(2).contiguous(), flat.square().sum(1).T.contiguous()
@@ -118,6 +122,8 @@ class Drawing:
                 by_class = torch.logsumexp(scores.transpose(1, 2).flatten(2), 2)
                 self.scores[place] = by_class
                 total = torch.logsumexp(by_class + self.favour, 1)
+                if with_nothing:
+                    total = torch.logaddexp(total, torch.full_like(total, math.log(q * t)))
                 scores += self.favour[:, None]
                 weights = scores.sub_(total[:, None, None, None]).exp_().flatten(2)
                 by_reference = weights.sum(1)
@@ -139,7 +145,8 @@ class Drawing:
     def revive(self, sums: Sums, favour: Tensor, random: torch.Generator) -> None:
         """Give classes that have run empty half of a large one's particles each, and its favour (K,)."""
         total, q = sums.count.sum(0), len(self.turns)
-        lost = total < 0.15 * total.mean()
+        power = self.slices[:, 0].square().sum((1, 2))
+        lost = (total < 0.15 * total.mean()) | (power < 0.05 * power.quantile(0.9))
         total = torch.where(lost, 0.0, total)
         number = self.number.clone()
         for k in torch.nonzero(lost)[:, 0].tolist():

@@ -163,6 +163,8 @@ def _assign_part(
     scores_alone = by_class.clone()
     by_class += favour[candidates.to(device)]
     total = torch.logsumexp(by_class, 1)
+    # a box may hold nothing: noise alone, at as many angles and shifts, is one more class
+    whole = torch.logaddexp(total, torch.full_like(total, math.log(q * len(phases))))
     order = by_class.argsort(dim=1, descending=True, stable=True)[:, : after.candidates.shape[1]]
     after.candidates[part] = candidates.to(device).gather(1, order).cpu()
     after.scores[part] = scores_alone.gather(1, order).cpu()
@@ -172,7 +174,7 @@ def _assign_part(
     after.psi_deg[part] = turns.angles_deg[best % q].float().cpu()
     after.shifts_px[part] = before.shifts_px[part] + moves_px[best // q].cpu()
     for k, row, _, scores in kept:
-        weight = torch.exp(scores + favour[k] - total[row, None, None])
+        weight = torch.exp(scores + favour[k] - whole[row, None, None])
         own = weighted[row]
         numerator = weight.flatten(0, 1).T @ own.shifted(phases).flatten(2).flatten(0, 1)
         by_angle = weight.sum(1)

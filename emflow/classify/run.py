@@ -55,7 +55,7 @@ class Classification:
         self.extent = images.box * images.pixel_size_angstrom
         self.radius_px = min(0.55 * diameter_angstrom / images.pixel_size_angstrom, images.box / 2 - 3)
         self.images = masked(images, diameter_angstrom)
-        self.count = cfg.n_classes or min(200, max(10, len(images) // 40))
+        self.count = cfg.n_classes or min(200, max(10, len(images) // 50))
         self.random = generator(cfg.seed, 60)
         most = images.box / 2 - 1
         first = cfg.resolution_angstrom or diameter_angstrom / 10
@@ -142,7 +142,7 @@ class Classification:
             sums.fade(memory)
             known = shifts_px[rows] if iteration >= half else torch.zeros(len(rows), 2)
             drawing = Drawing(self, rows, turns, moves, known, state)
-            drawing.add_to(sums)
+            drawing.add_to(sums, with_nothing=iteration >= half)
             shifts_px[rows] = known + moves[drawing.shift].cpu()
             every = torch.arange(self.count, device=images.device).expand_as(drawing.scores)
             state.favour = balanced(every, drawing.scores, self.count)

@@ -13,8 +13,13 @@ STRONG = 4.0
 """Power at low frequency, over the median's, from which an image is no particle like the others."""
 _UNLIKE = 4.0
 """Robust deviations above the others' median from which what a class leaves of a particle is too much."""
-_WEAK = 2.0
-"""Robust deviations below the others' median at which a particle has too little signal to be whole."""
+_WEAK = np.arange(1.75, 4.01, 0.25)
+"""Deviations below the others' median at which a particle may have too little signal to be whole; the first is taken
+below which there are half as many again as there are above the median by as much."""
+_BLURRED = 0.4
+"""Least score of a class that is only blurred: its particles are judged one by one."""
+_EVIDENCE = 0.5
+"""Weight of the evidence beside the strength."""
 _RESTS = {"rest_low": "low", "rest_middle": "medium", "rest_high": "high"}
 
 
@@ -46,7 +51,9 @@ def rank_classes(classes: Columns) -> Ranked:
         "no particles": filled.astype(float),
         "no signal: its particles fit noise alone as well": 1 - _falling(classes["evidence"], -1.0, 4.0),
         "its half-sets do not agree": 1 - _falling(classes["correlation"], 0.02, 0.15),
-        "blurred: coarser than most classes": _falling(classes["resolution_angstrom"] / usual, 1.5, 4.0),
+        "blurred: coarser than most classes": np.maximum(
+            _falling(classes["resolution_angstrom"] / usual, 1.5, 4.0), _BLURRED
+        ),
         "off centre": _falling(classes["off_centre"], 0.15, 0.35),
         "larger than the particle": _falling(classes["extent"], 1.05, 1.3),
         "smaller than the particle": 1 - _falling(classes["extent"], 0.1, 0.25),
@@ -76,14 +83,38 @@ def judge_particles(particles: Columns, cfg: ClassifySelect) -> list[str]:
         reasons[rest > middle + _UNLIKE * max(spread, 0.5)] = (
             f"its class leaves too much of it at {words} frequency: crowded, broken or contaminated"
         )
-    signal = particles["strength"]
-    middle = np.median(signal[usual]) if usual.any() else 1.0
-    above = signal[usual & (signal > middle)] - middle  # the side that broken particles do not widen
-    spread = 1.4826 * np.median(above) if len(above) else 1.0
-    reasons[signal < middle - _WEAK * spread] = "far less signal than most: broken, or hardly there"
+    reasons[weak_particles(particles["strength"], evidence, usual & (reasons == ""))] = (
+        "far less signal than most: broken, or hardly there"
+    )
     reasons[evidence < cfg.minimum_evidence] = "fits noise alone as well as any class: an empty box"
     reasons[power > STRONG] = "far stronger at low frequency than most: carbon, ice or an edge"
     return list(reasons)
+
+
+def weak_particles(strength: np.ndarray, evidence: np.ndarray, usual: np.ndarray) -> np.ndarray:
+    """Which of N particles have too little signal, (N,) bool; none where the weak are no more than the strong.
+
+    Strength and half the logarithm of the evidence, both in deviations of the ``usual`` particles, are added. Noise
+    makes as many particles seem weak as strong; what there is more of on the weak side is broken, and only where that
+    is a third of what would go is anything removed.
+    """
+    if usual.sum() < 10:
+        return np.zeros(len(strength), dtype=bool)
+    both = _away(strength, usual) + _EVIDENCE * _away(np.log(evidence.clip(min=0.1)), usual)
+    both = _away(both, usual)
+    for bound in _WEAK:
+        low, high = (both[usual] < -bound).sum(), (both[usual] > bound).sum()
+        if low > 1.5 * high + 0.5:
+            return both < -bound
+    return np.zeros(len(strength), dtype=bool)
+
+
+def _away(values: np.ndarray, usual: np.ndarray) -> np.ndarray:
+    """Distance from the usual median, in deviations of the side above it, which broken particles do not widen."""
+    middle = np.median(values[usual])
+    above = values[usual & (values > middle)] - middle
+    spread = 1.4826 * np.median(above) if len(above) else 0.0
+    return (values - middle) / max(spread, 1e-9)
 
 
 @dataclass(frozen=True)
