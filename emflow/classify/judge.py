@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from emflow.classify.measure import Columns
-from emflow.classify.select import Selection
+from emflow.classify.select import SIGNAL, Selection
 
 
 class Judgement(NamedTuple):
@@ -34,7 +34,7 @@ def too_few(particles: int) -> list[Judgement]:
 def judge_classes(classes: Columns, particles: Columns) -> list[Judgement]:
     """Say whether any class has signal."""
     filled = classes["particles"] > 0
-    signal = filled & (classes["evidence"] > 2)
+    signal = filled & (classes["evidence"] >= SIGNAL)
     evidence = particles["evidence"]
     text = (
         f"{int(signal.sum())} of {int(filled.sum())} classes, with {int(classes['particles'][signal].sum())} of "

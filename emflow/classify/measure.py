@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from emflow.classify.model import raw_average
-from emflow.classify.run import Classes
+from emflow.classify.run import Classes, low_power
 from emflow.em.fsc import frc, resolution_at
 from emflow.em.masks import radius_grid, soft_sphere
 
@@ -114,8 +114,3 @@ def strength(found: Classes, usual: Tensor, band: float) -> Tensor:
     found_power = (excess * weight).sum(1) / (expected * weight).sum(1).clamp(min=1e-9)
     middle = found_power[chosen].median().clamp(min=1e-6)
     return found_power / middle
-
-
-def low_power(power: Tensor, band: float) -> Tensor:
-    """Mean power (N,) over the lowest third of a band, of spectra (N, S)."""
-    return power[:, 1 : max(3, round(band / 3) + 1)].mean(1)

@@ -225,8 +225,13 @@ def sound_images(power: Tensor, band: float) -> Tensor:
     band
         Up to which detail shapes the classes; a third of it is looked at.
     """
-    low = power[:, 1 : max(3, round(band / 3) + 1)].mean(1)
+    low = low_power(power, band)
     return torch.nonzero(low <= STRONG * low.median())[:, 0]
+
+
+def low_power(power: Tensor, band: float) -> Tensor:
+    """Mean power (N,) over the lowest third of a band, of spectra (N, S)."""
+    return power[:, 1 : max(3, round(band / 3) + 1)].mean(1)
 
 
 def masked(images: ImageSet, diameter_angstrom: float) -> ImageSet:

@@ -8,12 +8,13 @@ import numpy as np
 
 from emflow.classify.config import ClassifySelect
 from emflow.classify.measure import Columns
+from emflow.classify.run import STRONG
 
-STRONG = 4.0
-"""Power at low frequency, over the median's, from which an image is no particle like the others."""
+SIGNAL = 0.5
+"""Median evidence of its particles, in nat, from which a class has signal."""
 _UNLIKE = 4.0
 """Robust deviations above the others' median from which what a class leaves of a particle is too much."""
-_WEAK = np.arange(1.75, 4.01, 0.25)
+_WEAK = np.arange(1.8, 4.01, 0.2)
 """Deviations below the others' median at which a particle may have too little signal to be whole; the first is taken
 below which there are half as many again as there are above the median by as much."""
 _BLURRED = 0.4
@@ -149,7 +150,7 @@ def select(
         A person's choices: class, from 0 → keep. In a class that a person keeps, no particle is removed.
     """
     ranked = rank_classes(classes)
-    keep = ranked.score >= cfg.minimum_score
+    keep = (ranked.score >= cfg.minimum_score) & (classes["evidence"] >= SIGNAL)
     for k, wanted in labels.items():
         keep[k] = wanted
     single = judge_particles(particles, cfg) if cfg.particle_criterion else [""] * len(number)
