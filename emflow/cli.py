@@ -65,6 +65,13 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
             "join": "Pool the particle tables of all shards.",
         },
     ),
+    "classify": (
+        "Sort particles into classes of like views; remove what is none.",
+        {
+            "run": "Sort particle images into classes, and average each.",
+            "select": "Choose classes and particles, by score or by a person's labels.",
+        },
+    ),
     "reconstruct": (
         "Find poses and the map.",
         {

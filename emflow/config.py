@@ -21,6 +21,7 @@ ROOMS = (
     "denoise",
     "pick",
     "extract",
+    "classify",
     "reconstruct",
     "heterogeneity",
     "validate",

@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from emflow.em.search import WeightedImages
 from emflow.em.slices import HalfPlane, complex_product
 
 BATCH = 512
@@ -111,6 +112,13 @@ def read_ahead(parts: Sequence[Tensor], read: Callable[[Tensor], Tensor]) -> Ite
             yield part, here
 
 
+def weigh(transforms: Tensor, ctf: Tensor, noise: Tensor, group: Tensor, plane: HalfPlane) -> WeightedImages:
+    """Weigh images by the noise (G, S) of their groups; the zero frequency, which normalisation sets, counts nothing."""
+    inverse = 1 / noise[:, plane.shell].clamp(min=1e-20)
+    inverse[:, plane.shell == 0] = 0
+    return WeightedImages.make(transforms, ctf, inverse[group.to(noise.device)])
+
+
 def noise_spectra(images: ImageSet, rows: Tensor, plane: HalfPlane) -> Tensor:
     """Mean power per optics group and shell, (G, S): the noise, as long as it outweighs the signal.
 
@@ -133,6 +141,32 @@ def spread(sums: Tensor, counts: Tensor) -> Tensor:
     common = sums.sum(0) / counts.sum().clamp(min=1)
     own = sums / counts.clamp(min=1)[:, None]
     return torch.where(counts[:, None] > 0, own, common).float()
+
+
+def typical_spectra(power: Tensor, group: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Noise per optics group and shell from spectra of single images, whatever a minority of them holds.
+
+    The median over images, divided by that of a mean over n complex pixels of white noise, (1 − 1/(9n))³
+    (Wilson and Hilferty, PNAS 17, 684, 1931).
+
+    Parameters
+    ----------
+    power
+        Per image and shell, (N, S).
+    group
+        Of each image, from 0, (N,).
+    pixels
+        Half pixels of each shell, (S,).
+
+    Returns
+    -------
+    Spectra (G, S), a group without images taking the median of all; images of each group, (G,).
+    """
+    groups = int(group.max()) + 1
+    common = power.median(0).values
+    own = [power[group == g].median(0).values if bool((group == g).any()) else common for g in range(groups)]
+    shrink = (1 - 1 / (9 * pixels.clamp(min=1).to(power))) ** 3
+    return torch.stack(own) / shrink, torch.bincount(group, minlength=groups)
 
 
 def shell_means(values: Tensor, plane: HalfPlane) -> Tensor:

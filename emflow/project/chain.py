@@ -80,6 +80,12 @@ class Chain:
             return None
         return "raw" if self._pixels == "denoised" else "denoised"
 
+    @property
+    def particles(self) -> str:
+        """Table of particles that the first map is made of: those that classification selects, where it is on."""
+        on = "classify" in ROOMS and getattr(self.settings.section("classify.select"), "enabled", False)
+        return f"<results>/{'classify/selected' if on else 'extract/particles'}.star"
+
     def labels(self, step: str, key: str) -> list[str]:
         """The file of a person's labels that a setting names, if it is there: an input of the step."""
         name = getattr(self.settings.section(step), key)

@@ -86,7 +86,7 @@ def _reconstruct_again(
     for number in (1, 2):
         rows = images.rows(number)
         noise = noise_spectra(images, rows, plane)
-        sums = accumulate(images, rows, rotations[rows, None], shifts[rows, None], noise, plane, cfg.symmetry)
+        sums = accumulate(images, rows, rotations[rows], shifts[rows], noise, plane, cfg.symmetry)
         halves.append(sums.solve())
     after = compare(halves[0], halves[1], voxel, diameter, cfg.symmetry)
     return Outcome(before, after, (halves[0], halves[1]))

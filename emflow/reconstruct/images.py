@@ -5,16 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from emflow.em.images import ImageSet
+from emflow.em.images import ImageSet, weigh
 from emflow.em.search import WeightedImages
 from emflow.em.slices import HalfPlane
-
-
-def weigh(transforms: Tensor, ctf: Tensor, noise: Tensor, group: Tensor, plane: HalfPlane) -> WeightedImages:
-    """Weigh images by the noise (G, S) of their groups; the zero frequency, which normalisation sets, counts nothing."""
-    inverse = 1 / noise[:, plane.shell].clamp(min=1e-20)
-    inverse[:, plane.shell == 0] = 0
-    return WeightedImages.make(transforms, ctf, inverse[group.to(noise.device)])
 
 
 def load_weighted(images: ImageSet, rows: Tensor, plane: HalfPlane, noise: Tensor) -> WeightedImages:

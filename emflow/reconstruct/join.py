@@ -53,8 +53,8 @@ def join(images: ImageSet, found: tuple[HalfMap, HalfMap], diameter_angstrom: fl
         accumulate(
             images,
             half.rows,
-            rotations[half.rows, None],
-            shifts[half.rows, None],
+            rotations[half.rows],
+            shifts[half.rows],
             half.noise,
             plane,
             symmetry,

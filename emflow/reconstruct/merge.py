@@ -34,7 +34,8 @@ def accumulate(
     images, rows
         The n images.
     rotations, shifts_px
-        D poses of each, equally likely: (n, D, 3, 3) and (n, D, 2), on the CPU.
+        The pose of each, (n, 3, 3) and (n, 2), or D poses that are equally likely, (n, D, 3, 3) and (n, D, 2); on
+        the CPU.
     noise
         Noise spectra.
     plane
@@ -44,6 +45,8 @@ def accumulate(
     """
     sums = Accumulator(images.box, float(plane.radius[-1]), 2, symmetry, images.device)
     inverse = 1 / noise[:, plane.shell].clamp(min=1e-20)
+    if rotations.ndim == 3:
+        rotations, shifts_px = rotations[:, None], shifts_px[:, None]
     at = 0
     for part, transforms, ctf in images.batches(rows, plane):
         here = slice(at, at + len(part))

@@ -47,6 +47,12 @@ def data_uri(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
+def picture_uri(results: Results, *parts: str) -> str:
+    """Data URI of a PNG that a room has drawn, or nothing where there is none."""
+    path = results.path(*parts)
+    return data_uri(path.read_bytes(), "png") if path is not None else ""
+
+
 def drawn_uri(results: Results, draw: Callable[[], Figure | None]) -> str:
     """Data URI of a figure, or nothing where there is nothing to draw."""
     drawn = results.attempt(draw, None)

@@ -24,6 +24,7 @@ METRIC_FOLDERS = {
     "pick": "pick",
     "extract": "extract",
     "extract.recentered": "extract/recentered",
+    "classify": "classify",
     "reconstruct.abinitio": "reconstruct/abinitio",
     "reconstruct.refine": "reconstruct/refine",
     "reconstruct.ctf": "reconstruct/ctf",

@@ -18,6 +18,7 @@ from emflow.report.embed import (
     map_entry,
     particle_sheet,
     picture_entry,
+    picture_uri,
 )
 from emflow.report.figures import draw_session
 from emflow.report.gather import Results
@@ -36,6 +37,7 @@ ROOM_NAMES = {
     "pick": "Picking",
     "extract": "Extraction",
     "extract.recentered": "Extraction, recentred",
+    "classify": "Classes",
     "reconstruct.abinitio": "First map",
     "reconstruct.refine": "Refinement",
     "reconstruct.ctf": "Refinement of the CTF",
@@ -98,6 +100,7 @@ def context(results: Results, summary: dict[str, Numbers]) -> dict[str, Any]:
         "session_figure": drawn_uri(results, lambda: draw_session(results.micrographs)),
         "ctf_figure": ctf_figure(results, pictures),
         "particles": particle_sheet(results),
+        "classes": picture_uri(results, "classify", "figures", "classes.png"),
         "maps": [entry for entry in (map_entry(results, step) for step in ("abinitio", "refine")) if entry],
         "fsc": fsc_figure(results),
         "validation": validation_figures(results),

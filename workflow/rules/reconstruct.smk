@@ -3,7 +3,7 @@
 
 rule reconstruct_abinitio:
     input:
-        "<results>/extract/particles.star",
+        project.particles,
     output:
         half1="<results>/reconstruct/abinitio/half1.mrc",
         half2="<results>/reconstruct/abinitio/half2.mrc",

@@ -8,6 +8,7 @@ rule report:
         expand("<results>/ctf/shard_{shard}.star", shard=project.shards),
         expand("<results>/pick/shard_{shard}.star", shard=project.shards),
         "<results>/extract/particles.star",
+        project.particles,
         "<results>/extract/recentered/particles.star",
         "<results>/reconstruct/abinitio/metrics.json",
         "<results>/reconstruct/refine/metrics.json",
