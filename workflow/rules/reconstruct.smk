@@ -118,7 +118,6 @@ rule reconstruct_sharpen:
         " --json {params.cfg:q} --threads {threads} --record {log}"
 
 
-
 rule reconstruct_classes:
     input:
         particles="<results>/reconstruct/refine/particles.star",
