@@ -25,6 +25,10 @@ MAX_SHIFT = 1.0
 """Longest step in shift, in pixels of the band (box/2/band pixels of the image)."""
 
 
+LEAST = 1.0
+"""Information that is taken for granted: a direction in which the map says nothing stays as uncertain as a radian
+or a pixel."""
+
 FIELDS = ("rotations", "shifts_px", "scores", "covariance")
 """Of :class:`FittedPoses`."""
 
@@ -201,9 +205,7 @@ class _Slope:
     def step(self, damping: Tensor, plane: HalfPlane) -> Tensor:
         """Damped step (Levenberg and Marquardt), of limited length: (B, 5)."""
         diagonal = self.information.diagonal(dim1=1, dim2=2)
-        damped = self.information + torch.diag_embed(
-            diagonal * damping[:, None] + 1e-9 * diagonal.amax(1, True)
-        )
+        damped = self.information + torch.diag_embed(diagonal * damping[:, None] + LEAST)
         step = torch.linalg.solve(damped, self.gradient[:, :, None])[:, :, 0]
         band = float(plane.radius[-1])
         turn, shift = step[:, :3], step[:, 3:]
@@ -221,6 +223,6 @@ class _Slope:
         )
 
     def covariance(self) -> Tensor:
-        """Inverse of the information; a direction without any stays as uncertain as a radian or the box's pixel."""
-        floor = torch.diag(torch.ones(5, device=self.information.device, dtype=self.information.dtype))
+        """Inverse of the information."""
+        floor = LEAST * torch.eye(5, device=self.information.device, dtype=self.information.dtype)
         return torch.linalg.inv(self.information + floor)
