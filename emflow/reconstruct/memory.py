@@ -17,9 +17,9 @@ from emflow.step import Execution
 
 log = logging.getLogger("emflow")
 
-_PROGRAM_BYTES = 4.9e8
+_PROGRAM_BYTES = 5.7e8
 """Libraries, a batch of images, the search's buffers."""
-_GRID_BYTES = 90
+_GRID_BYTES = 88
 """Per point of the grid: the sums of both halves (24) and what dividing and transforming one of them takes."""
 _PARTICLE_BYTES = 3000
 """Per particle: its row as text while it is read and written, pose, CTF."""
