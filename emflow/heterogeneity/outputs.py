@@ -158,16 +158,9 @@ def _axes(fit: Fit) -> pd.DataFrame:
 
 
 def _write_particles(out: Path, posed: Posed) -> None:
-    """The particle table as it came; names of stacks are made to hold from the working folder."""
+    """The particle table as it came."""
     particles = posed.particles
-    table = particles.table
-    if particles.stack is not None and particles.index is not None and len(table):
-        names = table["rlnImageName"].tolist()
-        for row, (stack, index) in enumerate(zip(particles.stack, particles.index, strict=True)):
-            if not Path(names[row].rpartition("@")[2]).is_file():
-                names[row] = f"{index + 1:06d}@{particles.stacks[stack]}"
-        table = table.assign(rlnImageName=names)
-    write_star(out / "particles.star", {"optics": particles.optics, "particles": table})
+    write_star(out / "particles.star", {"optics": particles.optics, "particles": particles.table})
 
 
 def _clear(out: Path) -> None:

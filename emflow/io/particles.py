@@ -123,7 +123,8 @@ class Particles:
 def load_particles(star: str | os.PathLike[str], *, images: bool = True) -> Particles:
     """Load a particle STAR and check it against its stacks' headers (no pixel is read).
 
-    Stack names in rlnImageName are relative to the working folder or else to the STAR's folder. Tables of
+    Stack names in rlnImageName are relative to the working folder or else to the STAR's folder; these are made
+    relative to the working folder, so that a table written elsewhere still finds its images. Tables of
     RELION 3.0 (no data_optics; magnification and detector pixel) get optics groups. Rows without
     ``emflowParticleId`` get one.
 
@@ -212,7 +213,11 @@ def _locate(particles: Particles, source: Path) -> Particles:
                 f"folder nor from {source.parent}. Run from the project's folder, or correct the names."
             )
         paths.append(found)
-    return Particles(particles.table, particles.optics, tuple(paths), codes, numbers)
+    table = particles.table
+    if any(path != Path(stack) for path, stack in zip(paths, known, strict=True)):
+        names = [f"{number + 1:06d}@{paths[code]}" for number, code in zip(numbers, codes, strict=True)]
+        table = table.assign(rlnImageName=names)
+    return Particles(table, particles.optics, tuple(paths), codes, numbers)
 
 
 def _check_stacks(particles: Particles, source: Path, foreign: bool) -> Particles:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -99,7 +98,7 @@ def classes(
             judge_classes.judge_start(cfg.poses, independent),
             *judge.judge_control(source.control_angstrom),
         ]
-        write_classes(out, _named_from_here(source), matched, voxel, judgements)
+        write_classes(out, source, matched, voxel, judgements)
 
 
 def subtract(
@@ -172,9 +171,7 @@ def subtract(
             "mask_fraction": float(kept.mean()),
         }
         write_metrics(out / "metrics.json", metrics)
-        write_subtracted(
-            out, _named_from_here(source), side, contrast.numpy(), moved if cfg.recenter else None
-        )
+        write_subtracted(out, source, side, contrast.numpy(), moved if cfg.recenter else None)
 
 
 def expand(
@@ -203,15 +200,7 @@ def expand(
             )
         rotations, _ = read_poses(particles, source, source.common_facts().pixel_size_angstrom)
         row, number, turned = expand_poses(rotations.double(), cfg.expand_symmetry)
-        write_expanded(out, _named_from_here(source), row.numpy(), number.numpy(), turned)
-
-
-def _named_from_here(source: Particles) -> Particles:
-    """The particles with stack names that hold from the working folder, wherever the table is written."""
-    assert source.stack is not None
-    assert source.index is not None
-    images = [f"{i + 1:06d}@{source.stacks[s]}" for s, i in zip(source.stack, source.index, strict=True)]
-    return replace(source, table=source.table.assign(rlnImageName=images))
+        write_expanded(out, source, row.numpy(), number.numpy(), turned)
 
 
 def _key(cfg: ReconstructClasses, star: Path, particles: Particles, given: list[Path]) -> str:

@@ -81,6 +81,18 @@ def test_stacks_are_found_from_the_working_folder_and_from_the_star(
     assert len(load_particles("results/p.star")) == 8
 
 
+def test_a_table_written_elsewhere_finds_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "job").mkdir()
+    write_star(tmp_path / "job" / "p.star", {"optics": optics(), "particles": make(tmp_path / "job")})
+    monkeypatch.chdir(tmp_path)
+    read = load_particles("job/p.star")  # its names hold from its own folder only
+    write_star(tmp_path / "other" / "p.star", {"optics": read.optics, "particles": read.table})
+    again = load_particles("other/p.star")
+    rows = np.array([1, 4])
+    assert np.array_equal(read_images(again, rows), read_images(read, rows))
+    assert all(name.partition("@")[2].startswith("job/s") for name in again.table["rlnImageName"])
+
+
 def test_touches_only_the_stacks_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = make(tmp_path)
     write_star(tmp_path / "p.star", {"optics": optics(), "particles": table})
