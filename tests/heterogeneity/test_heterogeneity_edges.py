@@ -59,7 +59,7 @@ def test_pixels_that_are_no_numbers_are_named(one: Path) -> None:
     tables = read_star(one / "particles.star")
     names = tables["particles"]["rlnImageName"].str.replace("stack", "broken")
     write_star(one / "bad.star", {**tables, "particles": tables["particles"].assign(rlnImageName=names)})
-    with pytest.raises(EmflowError, match="000018@broken"):
+    with pytest.raises(EmflowError, match=r"000018@.*broken"):
         command.fit(one / "bad.star", one / "maps", one / "bad")
     assert not list((one / "bad").glob(".spectra*"))
 
