@@ -1,9 +1,10 @@
 """Refinement in two halves that share nothing but the particle table and the frame.
 
 Each half starts from its own first map. An iteration finds the poses of a half's particles against that
-half's map (globally at first, then around the last pose, in growing bands), reconstructs it, and updates
-its noise. The FSC between the raw half maps then regularises both (Scheres 2012, J. Struct. Biol. 180,
-519) and sets the band of the next iteration. No map, mask or noise estimate of one half reaches the other.
+half's map (globally at first, then from the last pose, in growing bands), reconstructs it from poses drawn
+within their uncertainty, and updates its noise. The FSC between the raw half maps then regularises both
+(Scheres 2012, J. Struct. Biol. 180, 519) and sets the band of the next iteration. No map, mask or noise
+estimate of one half reaches the other.
 """
 
 from __future__ import annotations
@@ -185,10 +186,9 @@ class Refinement:
         plane = self.plane.within(band)
         spectrum = volume_spectrum(half.volume, band)
         coarse = self.plane.within(min(self.first_band, band))
-        coarse_band = float(coarse.radius[-1])
-        spacing = self.spacing_deg(coarse_band)
         references = None
         if everywhere:
+            spacing = self.spacing_deg(float(coarse.radius[-1]))
             q = torch.randn(1, 4, generator=random)
             grid = quaternion_to_matrix(q / q.norm())[0] @ orientation_grid(spacing, self.cfg.symmetry)
             references = References.make(spectrum, grid.to(self.device), coarse)
@@ -259,7 +259,7 @@ class Refinement:
 
     def accumulate(self, half: HalfState) -> Accumulator:
         """Sums of a half's images at poses drawn from their posteriors, to Nyquist."""
-        random = generator(self.cfg.seed, 4, len(half.rows))
+        random = generator(self.cfg.seed, 4, int(self.images.half[half.rows[:1]].sum()))
         rotations, shifts = half.poses.drawn(DRAWS, random)
         return accumulate(
             self.images, half.rows, rotations, shifts, half.noise, self.plane, self.cfg.symmetry
