@@ -11,6 +11,8 @@ slices both terms are matrix products: (B·T × 2M)·(2M × Q) and (B × M)·(M 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +20,8 @@ from torch import Tensor
 
 from emflow.em.slices import HalfPlane, Spectrum, complex_product
 
+_NEGLIGIBLE = 1e-3
+"""An orientation is left out of a batch's sums where no image gives it this share of an even one."""
 _SCORES = 1 << 22
 """Log-likelihoods held at a time on a CPU (16 MB); a GPU holds 64 times as many."""
 
@@ -75,6 +79,17 @@ class References:
         power = slices.square().sum(1).T.contiguous()
         return References(rotations, slices.flatten(1).T.mul(2).contiguous(), power)
 
+    @staticmethod
+    def joined(parts: Sequence[References]) -> References:
+        """Those of several maps, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        return References(
+            torch.cat([part.rotations for part in parts]),
+            torch.cat([part.slices for part in parts], 1),
+            torch.cat([part.power for part in parts], 1),
+        )
+
     def __len__(self) -> int:
         return len(self.rotations)
 
@@ -120,6 +135,8 @@ class Expectation:
     """Most likely orientation of each image, all shifts taken together, (B,)."""
     shift: Tensor
     """Most likely shift, all orientations taken together, (B,)."""
+    mass: Tensor
+    """Number of images at each orientation, (Q,); 0 where it is negligible."""
 
 
 def expect(images: WeightedImages, references: References, phases: Tensor) -> Expectation:
@@ -131,7 +148,7 @@ def expect(images: WeightedImages, references: References, phases: Tensor) -> Ex
     q, t, m = len(references), len(phases), phases.shape[-1]
     data = images.data
     numerator = data.new_zeros(q, 2 * m)
-    denominator = data.new_zeros(q, m)
+    denominator, mass = data.new_zeros(q, m), data.new_zeros(q)
     evidence, orientation, shift = [], [], []
     step = batch_size(q * t, data.device)
     for start in range(0, len(images), step):
@@ -143,15 +160,40 @@ def expect(images: WeightedImages, references: References, phases: Tensor) -> Ex
         by_orientation = scores.sum(1)
         orientation.append(by_orientation.argmax(1))
         shift.append(scores.sum(2).argmax(1))
-        numerator.addmm_(scores.flatten(0, 1).T, moved.flatten(0, 1))
-        denominator.addmm_(by_orientation.T, batch.power)
+        counted = (by_orientation.amax(0) > _NEGLIGIBLE / q).nonzero()[:, 0]
+        if 2 * len(counted) >= q:
+            numerator.addmm_(scores.flatten(0, 1).T, moved.flatten(0, 1))
+            denominator.addmm_(by_orientation.T, batch.power)
+            mass += by_orientation.sum(0)
+        else:
+            scores, by_orientation = scores[:, :, counted], by_orientation[:, counted]
+            numerator.index_add_(0, counted, scores.flatten(0, 1).T @ moved.flatten(0, 1))
+            denominator.index_add_(0, counted, by_orientation.T @ batch.power)
+            mass.index_add_(0, counted, by_orientation.sum(0))
     return Expectation(
         numerator.view(q, 2, m),
         denominator,
         torch.cat(evidence),
         torch.cat(orientation),
         torch.cat(shift),
+        mass,
     )
+
+
+def log_evidence(images: WeightedImages, references: References, phases: Tensor, maps: int = 1) -> Tensor:
+    """Log of the likelihood averaged over the grid, for each of several maps' references (``References.joined``).
+
+    Returns
+    -------
+    Shape (B, maps).
+    """
+    each = len(references) // maps
+    found = []
+    step = batch_size(len(references) * len(phases), images.data.device)
+    for start in range(0, len(images), step):
+        scores = log_likelihoods(images[start : start + step], references, phases)
+        found.append(torch.logsumexp(scores.unflatten(2, (maps, each)), (1, 3)))
+    return torch.cat(found) - math.log(each * len(phases))
 
 
 def likeliest_shifts(images: WeightedImages, references: References, phases: Tensor) -> Tensor:

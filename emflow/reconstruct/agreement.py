@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from emflow.device import generator
+from emflow.em.frames import align_frames
 from emflow.em.fsc import corrected_fsc, first_below, fsc, randomise_phases, resolution_at
 from emflow.em.masks import soft_sphere, spherical_part
 from emflow.em.symmetry import symmetry_operators
 
 SIGNIFICANT = 8.0
 """Standard deviations above noise that count as agreement: the best of all frames on noise reaches 5 to 6."""
+SAME_MAP = 0.7
+"""Correlation, without the spheres, of maps that are the same: starts that succeed reach 0.9."""
 RANDOMISE_BELOW = 0.8
 """Phases are randomised from the first shell where the FSC within the sphere falls below this, as RELION does."""
 
@@ -67,6 +70,29 @@ class Agreement:
             return None
         limits = [self.resolution(curve) for curve in ("whole", "aspherical")]
         return max((r for r in limits if r is not None), default=None)
+
+
+def likeness(moving: Tensor, fixed: Tensor, symmetry: str, band: int) -> float:
+    """How alike two sets of class maps are beside their spheres: mean over ``fixed`` of the best correlation.
+
+    Each map's mean over spheres is taken away; what is left is aligned (rotation, shift, hand) and compared within
+    the band, every shell with the same weight. Maps of shape (K, n, n, n); 1 is the same, noise gives about 0.
+    """
+    bare = [[volume - spherical_part(volume) for volume in volumes] for volumes in (moving, fixed)]
+    best = []
+    for target in bare[1]:
+        scores = [
+            align_frames(volume, target, symmetry, band).score
+            for volume in bare[0]
+            if bool(volume.any()) and bool(target.any())
+        ]
+        best.append(max(scores, default=0.0))
+    return sum(best) / len(best)
+
+
+def start_agreement(likeness: list[float]) -> float:
+    """Fraction of the starts that went on which came to the chosen map: itself, and those alike to it."""
+    return (1 + sum(value > SAME_MAP for value in likeness)) / (1 + len(likeness))
 
 
 def compare(

@@ -14,8 +14,9 @@ from emflow.io.journal import result_key
 from emflow.io.particle_images import image_set
 from emflow.io.particles import Particles
 from emflow.io.record import Record
+from emflow.io.star import integers
 from emflow.reconstruct import judge
-from emflow.reconstruct.agreement import compare
+from emflow.reconstruct.agreement import compare, start_agreement
 from emflow.reconstruct.config import ReconstructAbinitio, ReconstructRefine
 from emflow.reconstruct.inputs import (
     diameter_of,
@@ -24,6 +25,7 @@ from emflow.reconstruct.inputs import (
     read_particles,
     too_few,
 )
+from emflow.reconstruct.join import HalfMap, Joined, all_classes
 from emflow.reconstruct.merge import merge, particle_mask
 from emflow.reconstruct.outputs import (
     Maps,
@@ -56,7 +58,8 @@ def abinitio(
         Particle STAR with CTF and images.
     out
         Folder to write: half1.mrc, half2.mrc, map.mrc, mask.mrc, particles.star, fsc.star, metrics.json,
-        verdicts.json.
+        verdicts.json. With several classes these are the best class's maps and all particles, each with its
+        rlnClassNumber; class_01, class_02... hold each class alike.
     """
     device = prepare(run)
     with Record("reconstruct.abinitio", cfg, run, inputs=[particles]):
@@ -72,42 +75,65 @@ def abinitio(
             return Checkpoint(out / ".checkpoint" / f"{name}.safetensors", f"{key} {depends_on}")
 
         found, joined = find_halves(images, diameter, cfg, store)
-        agreement = joined.agreement
-        voxel = images.pixel_size_angstrom
-        mask = particle_mask(0.5 * (joined.half1 + joined.half2), agreement)
-        merged, _ = merge(joined.half1, joined.half2, agreement.whole, voxel, 0.0)
-        control = source.control_angstrom
-        write_maps(out, Maps(joined.half1, joined.half2, merged, mask, voxel, control is not None))
-        evidence = [half.evidence for half in found]
-        metrics: dict[str, float | int | None] = {
-            "particles": len(images),
-            "half1_particles": len(found[0].rows),
-            "half2_particles": len(found[1].rows),
-            "resolution_angstrom": agreement.claim_angstrom,
-            "resolution_whole_angstrom": agreement.resolution(),
-            "resolution_aspherical_angstrom": agreement.resolution("aspherical"),
-            "significance_whole_sd": agreement.significance("whole"),
-            "significance_aspherical_sd": agreement.significance("aspherical"),
-            "half2_inverted": int(joined.alignment.mirrored),
-            "alignment_correlation": joined.alignment.score,
-            "n_starts": len(evidence[0]),
-            "half1_log_likelihood": max(evidence[0]),
-            "half2_log_likelihood": max(evidence[1]),
-            "diameter_angstrom": diameter,
-        }
-        judgements = [
-            judge.judge_agreement(
-                "Do two independent random starts find the same structure?",
-                agreement,
-                "Half-sets with separate random starts",
-            ),
-            judge.judge_starts(evidence),
-            judge.judge_hand(joined.alignment.mirrored),
-            *judge.judge_control(control),
-        ]
-        columns = pose_columns(joined.rotations, joined.shifts_px, voxel)
-        tables = {"optics": source.optics, "particles": with_columns(source, columns)}
-        write_results(out, tables, metrics, judgements, fsc_tables(agreement))
+        rotations, shifts, number = all_classes(joined)
+        columns = pose_columns(rotations, shifts, images.pixel_size_angstrom)
+        more: dict[str, float | int | None] = {}
+        if len(joined) > 1:
+            columns["rlnClassNumber"] = [str(value) for value in number.tolist()]
+        table = with_columns(source, columns)
+        for at, one in enumerate(joined if len(joined) > 1 else [], start=1):
+            kept = Particles(table[one.member.numpy()].reset_index(drop=True), source.optics)
+            more[f"class_{at:02d}_particles"] = len(kept)
+            _write_first(kept, found, one, {}, out / f"class_{at:02d}")
+        _write_first(Particles(table, source.optics), found, joined[0], more, out)
+
+
+def _write_first(
+    particles: Particles,
+    found: tuple[HalfMap, HalfMap],
+    joined: Joined,
+    more: dict[str, float | int | None],
+    out: Path,
+) -> None:
+    """Write a class's first map, with particles that have their poses already, and more figures."""
+    agreement = joined.agreement
+    voxel = agreement.voxel_size_angstrom
+    mask = particle_mask(0.5 * (joined.half1 + joined.half2), agreement)
+    merged, _ = merge(joined.half1, joined.half2, agreement.whole, voxel, 0.0)
+    control = particles.control_angstrom
+    write_maps(out, Maps(joined.half1, joined.half2, merged, mask, voxel, control is not None))
+    halves = integers(particles.table, "rlnRandomSubset")
+    metrics: dict[str, float | int | None] = {
+        "particles": len(particles),
+        "half1_particles": int((halves == 1).sum()),
+        "half2_particles": int((halves == 2).sum()),
+        "resolution_angstrom": agreement.claim_angstrom,
+        "resolution_whole_angstrom": agreement.resolution(),
+        "resolution_aspherical_angstrom": agreement.resolution("aspherical"),
+        "significance_whole_sd": agreement.significance("whole"),
+        "significance_aspherical_sd": agreement.significance("aspherical"),
+        "half2_inverted": int(joined.alignment.mirrored),
+        "alignment_correlation": joined.alignment.score,
+        "n_starts": len(found[0].evidence),
+        "n_finalists": len(found[0].finalists),
+        "half1_log_likelihood": max(found[0].finalists),
+        "half2_log_likelihood": max(found[1].finalists),
+        "half1_start_agreement": start_agreement(found[0].likeness),
+        "half2_start_agreement": start_agreement(found[1].likeness),
+        "diameter_angstrom": agreement.diameter_angstrom,
+    }
+    judgements = [
+        judge.judge_agreement(
+            "Do two independent random starts find the same structure?",
+            agreement,
+            "Half-sets with separate random starts",
+        ),
+        judge.judge_starts([half.likeness for half in found], [len(half.evidence) for half in found]),
+        judge.judge_hand(joined.alignment.mirrored),
+        *judge.judge_control(control),
+    ]
+    tables = {"optics": particles.optics, "particles": particles.table}
+    write_results(out, tables, metrics | more, judgements, fsc_tables(agreement))
 
 
 def refine(
