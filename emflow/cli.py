@@ -69,6 +69,7 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
         "Find poses and the map.",
         {
             "abinitio": "Find a first map from random starts.",
+            "symmetry": "Find the point group of a map made without symmetry, and turn it into its frame.",
             "refine": "Refine poses and map in two independent halves.",
         },
     ),

@@ -53,4 +53,15 @@ class ReconstructRefine(SpecimenSize, SpecimenSymmetry):
     """Seed of the turns of the global grid."""
 
 
-STEPS: dict[str, type[StepConfig]] = {"abinitio": ReconstructAbinitio, "refine": ReconstructRefine}
+class ReconstructSymmetry(SpecimenSize):
+    """Find the point group of a map that was made without symmetry, and turn it into the group's frame."""
+
+    seed: int = 0
+    """Seed of the random frames that each group is compared with."""
+
+
+STEPS: dict[str, type[StepConfig]] = {
+    "abinitio": ReconstructAbinitio,
+    "symmetry": ReconstructSymmetry,
+    "refine": ReconstructRefine,
+}

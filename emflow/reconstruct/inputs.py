@@ -11,9 +11,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from emflow.em.poses import euler_to_matrix
 from emflow.io.mrc import read_header, read_mrc
 from emflow.io.particles import Particles, load_particles
-from emflow.io.star import integers
+from emflow.io.star import floats, integers, read_star
 from emflow.step import EmflowError, SpecimenSize
 
 log = logging.getLogger("emflow")
@@ -100,10 +101,23 @@ def read_halves(folder: Path) -> tuple[tuple[Tensor, Tensor], float]:
     return (volumes[0], volumes[1]), voxels[0]
 
 
+def read_poses(star: Path, pixel_size_angstrom: float) -> tuple[dict[str, pd.DataFrame], Tensor, Tensor]:
+    """Tables of particles with poses, their rotations A (N, 3, 3) and shifts in pixels (N, 2)."""
+    tables = read_star(star)
+    table = tables["particles"]
+    try:
+        angles = np.stack([floats(table, f"rlnAngle{name}") for name in ("Rot", "Tilt", "Psi")], 1)
+        origins = np.stack([floats(table, f"rlnOrigin{axis}Angst") for axis in "XY"], 1)
+    except KeyError as error:
+        raise EmflowError(f"{star}: has no column {error}; expected particles with poses.") from None
+    shifts = torch.from_numpy(origins / pixel_size_angstrom)
+    return tables, euler_to_matrix(torch.from_numpy(angles)), shifts
+
+
 def independent_starts(folder: Path) -> bool:
     """Whether a folder's half maps are known to come from separate random starts: emflow's ab initio says so."""
     try:
         rows = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return False
-    return isinstance(rows, dict) and "half2_inverted" in rows
+    return isinstance(rows, dict) and bool("half2_inverted" in rows or rows.get("independent_starts"))

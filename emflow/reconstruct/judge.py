@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from emflow.reconstruct.agreement import SAME_MAP, Agreement, start_agreement
+from emflow.reconstruct.symmetry import Scored
 
 
 class Judgement(NamedTuple):
@@ -120,6 +121,27 @@ def judge_starts(likeness: list[list[float]], starts: list[int]) -> Judgement:
             "More starts (reconstruct.abinitio.n_starts) make it safer.",
         )
     return Judgement(question, "pass", f"Alike to the chosen map are, {text}.")
+
+
+def judge_symmetry(scored: list[Scored] | None) -> Judgement:
+    """Say which point group holds; None where the halves agree on nothing."""
+    question = "Which symmetry has the map?"
+    if scored is None:
+        evidence = "The half maps agree on no structure, so nothing can be said."
+        return Judgement(question, "unknown", evidence, "Find a map first.")
+    best = scored[0]
+    numbers = (
+        f"its members keep {best.ratio:.2f} of the halves' correlation (the worst {best.least:.2f}; at random axes "
+        f"{best.random_ratio:.2f} ± {best.random_deviation:.2f})"
+    )
+    if not best.holds:
+        return Judgement(question, "pass", f"C1: no group holds. The nearest is {best.symmetry}: {numbers}.")
+    return Judgement(
+        question,
+        "pass",
+        f"{best.symmetry}: {numbers}.",
+        f"Set sample.symmetry: {best.symmetry} and refine from this folder.",
+    )
 
 
 def judge_independence(known: bool) -> Judgement:

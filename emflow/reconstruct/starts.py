@@ -93,9 +93,9 @@ class _Half:
         search = self._explored(starts)
         half = self._finish(search)
         names = ("rows", "rotations", "shifts_px", "number", "volumes", "noise")
-        figures = ("scale", "band", "evidence", "finalists", "likeness", "chosen", "trace")
+        facts = ("scale", "band", "evidence", "finalists", "likeness", "chosen", "trace")
         checkpoint.save(
-            {name: getattr(half, name) for name in names}, {name: getattr(half, name) for name in figures}
+            {name: getattr(half, name) for name in names}, {name: getattr(half, name) for name in facts}
         )
         return half
 
