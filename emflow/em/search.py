@@ -12,7 +12,6 @@ slices both terms are matrix products: (B·T × 2M)·(2M × Q) and (B × M)·(M 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -78,17 +77,6 @@ class References:
         slices = spectrum.slices(rotations, plane)
         power = slices.square().sum(1).T.contiguous()
         return References(rotations, slices.flatten(1).T.mul(2).contiguous(), power)
-
-    @staticmethod
-    def joined(parts: Sequence[References]) -> References:
-        """Those of several maps, one after the other."""
-        if len(parts) == 1:
-            return parts[0]
-        return References(
-            torch.cat([part.rotations for part in parts]),
-            torch.cat([part.slices for part in parts], 1),
-            torch.cat([part.power for part in parts], 1),
-        )
 
     def __len__(self) -> int:
         return len(self.rotations)
@@ -180,20 +168,15 @@ def expect(images: WeightedImages, references: References, phases: Tensor) -> Ex
     )
 
 
-def log_evidence(images: WeightedImages, references: References, phases: Tensor, maps: int = 1) -> Tensor:
-    """Log of the likelihood averaged over the grid, for each of several maps' references (``References.joined``).
-
-    Returns
-    -------
-    Shape (B, maps).
-    """
-    each = len(references) // maps
-    found = []
-    step = batch_size(len(references) * len(phases), images.data.device)
-    for start in range(0, len(images), step):
-        scores = log_likelihoods(images[start : start + step], references, phases)
-        found.append(torch.logsumexp(scores.unflatten(2, (maps, each)), (1, 3)))
-    return torch.cat(found) - math.log(each * len(phases))
+def log_evidence(images: WeightedImages, references: References, phases: Tensor) -> Tensor:
+    """Log of the likelihood averaged over the grid, (B,)."""
+    count = len(references) * len(phases)
+    step = batch_size(count, images.data.device)
+    found = [
+        torch.logsumexp(log_likelihoods(images[start : start + step], references, phases), (1, 2))
+        for start in range(0, len(images), step)
+    ]
+    return torch.cat(found) - math.log(count)
 
 
 def likeliest_shifts(images: WeightedImages, references: References, phases: Tensor) -> Tensor:

@@ -73,8 +73,8 @@ class Start:
     """Where a random start has come to."""
 
     number: int
-    volumes: Tensor
-    """One map a class, (K, b, b, b), in the search's box."""
+    volume: Tensor
+    """Its map (b, b, b) in the search's box."""
     evidence: float
     """Log-likelihood per particle of the sample."""
     trace: list[float]
@@ -160,37 +160,22 @@ class HalfSearch:
         sums.add(images.data, images.power, rotations, plane)
         return self._solve(sums)
 
-    def references(self, volumes: Tensor, stage: Stage) -> References:
-        """Slices of all classes' maps."""
-        band = float(stage.plane.radius[-1])
-        return References.joined(
-            [
-                References.make(volume_spectrum(volume, band), stage.rotations, stage.plane)
-                for volume in volumes
-            ]
-        )
+    def references(self, volume: Tensor, stage: Stage) -> References:
+        """Slices of a map."""
+        spectrum = volume_spectrum(volume, float(stage.plane.radius[-1]))
+        return References.make(spectrum, stage.rotations, stage.plane)
 
-    def iterate(self, volumes: Tensor, stage: Stage, images: WeightedImages) -> tuple[Tensor, Expectation]:
-        """One step of expectation maximisation: (K, b, b, b) → (K, b, b, b)."""
-        count = len(stage.rotations)
+    def iterate(self, volume: Tensor, stage: Stage, images: WeightedImages) -> tuple[Tensor, Expectation]:
+        """One step of expectation maximisation: the next map."""
         found = expect(
             images.within(len(stage.plane)),
-            self.references(volumes, stage),
+            self.references(volume, stage),
             stage.plane.phases(stage.shifts_px),
         )
-        solved = []
-        for number in range(len(volumes)):
-            own = slice(number * count, (number + 1) * count)
-            there = found.mass[own] > 0
-            sums = self._empty(stage.plane)
-            sums.add(
-                found.numerator[own][there],
-                found.denominator[own][there],
-                stage.rotations[there],
-                stage.plane,
-            )
-            solved.append(self._solve(sums))
-        return torch.stack(solved), found
+        there = found.mass > 0
+        sums = self._empty(stage.plane)
+        sums.add(found.numerator[there], found.denominator[there], stage.rotations[there], stage.plane)
+        return self._solve(sums), found
 
     def centre(self) -> None:
         """Centre the particles on their shape alone: picks may sit a good part of the diameter off the centre.
@@ -199,14 +184,14 @@ class HalfSearch:
         symmetry lets orientations show in finer detail only, the shifts of that range would be far too many.
         """
         random = generator(self.cfg.seed, self.half, 3)
-        volumes = self.random_map(random, self.shape_band)[None]
+        volume = self.random_map(random, self.shape_band)
         for _ in range(CENTRE_ITERATIONS):
             drawn = self.weighted[self._draw(random)]
-            volumes, _ = self.iterate(volumes, self.stage(self.shape_band, self.reach_px, random), drawn)
+            volume, _ = self.iterate(volume, self.stage(self.shape_band, self.reach_px, random), drawn)
         for factor in (1.0, 1.5, 2.0):
             coarse = self.stage(self.shape_band, 0.0, random)
             stage = replace(self.stage(factor * self.shape_band, self.reach_px), rotations=coarse.rotations)
-            volumes, found = self.iterate(volumes, stage, self.weighted)
+            volume, found = self.iterate(volume, stage, self.weighted)
             self.take_shifts(stage, found)
 
     def take_shifts(self, stage: Stage, found: Expectation) -> None:
@@ -217,53 +202,52 @@ class HalfSearch:
     def explore(self, number: int) -> Start:
         """A random start in the lowest band."""
         random = generator(self.cfg.seed, self.half, 1, number)
-        volumes = torch.stack([self.random_map(random, self.lowest) for _ in range(self.cfg.n_classes)])
-        volumes, trace = self._wander(volumes, self.lowest, self.cfg.n_iterations, random)
+        volume = self.random_map(random, self.lowest)
+        volume, trace = self._wander(volume, self.lowest, self.cfg.n_iterations, random)
         for band in (self.lowest, self.judged):
-            volumes, _ = self.iterate(volumes, self.stage(band, 0.0, random), self.weighted[self.sample])
-        evidence = self.evidence(volumes, self.judged, 0.0)
+            volume, _ = self.iterate(volume, self.stage(band, 0.0, random), self.weighted[self.sample])
+        evidence = self.evidence(volume, self.judged, 0.0)
         log.info("half %d, start %d: log-likelihood %.3f per particle", self.half, number + 1, evidence)
-        return Start(number, volumes, evidence, [*trace, evidence])
+        return Start(number, volume, evidence, [*trace, evidence])
 
     def advance(self, start: Start) -> Start:
         """Bring a start to the first band."""
         random = generator(self.cfg.seed, self.half, 4, start.number)
-        volumes, trace = start.volumes, list(start.trace)
+        volume, trace = start.volume, list(start.trace)
         for factor, iterations in ADVANCE:
-            volumes, more = self._wander(volumes, max(self.lowest, factor * self.band), iterations, random)
+            volume, more = self._wander(volume, max(self.lowest, factor * self.band), iterations, random)
             trace += more
         for _ in range(SETTLE_ITERATIONS):
             stage = self.stage(self.band, self.reach_px / 2, random)
-            volumes, _ = self.iterate(volumes, stage, self.weighted[self.sample])
-        evidence = self.evidence(volumes, self.band, self.reach_px / 2)
+            volume, _ = self.iterate(volume, stage, self.weighted[self.sample])
+        evidence = self.evidence(volume, self.band, self.reach_px / 2)
         log.info("half %d, start %d goes on: %.3f per particle", self.half, start.number + 1, evidence)
-        return Start(start.number, volumes, evidence, [*trace, evidence])
+        return Start(start.number, volume, evidence, [*trace, evidence])
 
-    def evidence(self, volumes: Tensor, band: float, reach_px: float) -> float:
+    def evidence(self, volume: Tensor, band: float, reach_px: float) -> float:
         """Log-likelihood per particle of the sample, on a grid that is the same for all starts."""
         stage = self.stage(band, reach_px)
         images = self.weighted[self.sample].within(len(stage.plane))
         phases = stage.plane.phases(stage.shifts_px)
-        found = log_evidence(images, self.references(volumes, stage), phases, len(volumes))
-        return float(torch.logsumexp(found, 1).mean()) - math.log(len(volumes))
+        found = log_evidence(images, self.references(volume, stage), phases)
+        return float(found.mean())
 
     def _wander(
-        self, volumes: Tensor, band: float, iterations: int, random: torch.Generator
+        self, volume: Tensor, band: float, iterations: int, random: torch.Generator
     ) -> tuple[Tensor, list[float]]:
         """Iterations on particles drawn anew."""
         trace = []
         reach = self.reach_px / 2 if band >= self.band else 0.0
         for _ in range(iterations):
             stage = self.stage(band, reach, random)
-            volumes, found = self.iterate(volumes, stage, self.weighted[self._draw(random)])
-            volumes = torch.stack([self._recentre(volume) for volume in volumes])
+            volume, found = self.iterate(volume, stage, self.weighted[self._draw(random)])
+            volume = self._recentre(volume)
             trace.append(float(found.evidence.mean()))
-        return volumes, trace
+        return volume, trace
 
     def _draw(self, random: torch.Generator) -> Tensor:
         """Some particles."""
-        count = self.cfg.n_drawn * self.cfg.n_classes
-        return torch.randperm(len(self.weighted), generator=random)[:count].to(self.device)
+        return torch.randperm(len(self.weighted), generator=random)[: self.cfg.n_drawn].to(self.device)
 
     def _recentre(self, volume: Tensor) -> Tensor:
         """Move the map's weight to the centre, by whole voxels, where the symmetry leaves that free."""
@@ -278,10 +262,10 @@ class HalfSearch:
         return volume.roll([-round(c) for c in centre], (0, 1, 2))
 
     def climb(self, start: Start) -> tuple[Tensor, list[float]]:
-        """Higher bands and finer grids; maps and trace. The particles' own shifts are as before afterwards."""
+        """Higher bands and finer grids; map and trace. The particles' own shifts are as before afterwards."""
         before = self.weighted, self.reach_px
         random = generator(self.cfg.seed, self.half, 2)
-        volumes, trace = start.volumes, list(start.trace)
+        volume, trace = start.volume, list(start.trace)
         reached = 0
         for factor, iterations in ((1.0, 1), *CLIMB):
             pixels = len(self.plane.within(factor * self.band))
@@ -291,11 +275,11 @@ class HalfSearch:
             for left in reversed(range(iterations)):
                 stage = self.stage(factor * self.band, self.reach_px, random)
                 images = self.weighted[self.sample] if left else self.weighted
-                volumes, found = self.iterate(volumes, stage, images)
+                volume, found = self.iterate(volume, stage, images)
                 trace.append(float(found.evidence.mean()))
             self.take_shifts(stage, found)
         self.weighted, self.reach_px = before
-        return volumes, trace
+        return volume, trace
 
 
 def _turn(random: torch.Generator) -> Tensor:

@@ -73,21 +73,14 @@ class Agreement:
 
 
 def likeness(moving: Tensor, fixed: Tensor, symmetry: str, band: int) -> float:
-    """How alike two sets of class maps are beside their spheres: mean over ``fixed`` of the best correlation.
+    """How alike two maps (n, n, n) are beside their spheres: 1 is the same, noise gives about 0.
 
-    Each map's mean over spheres is taken away; what is left is aligned (rotation, shift, hand) and compared within
-    the band, every shell with the same weight. Maps of shape (K, n, n, n); 1 is the same, noise gives about 0.
+    Each map's mean over spheres is taken away; what is left is aligned (rotation, shift, hand) and correlated within
+    the band, every shell with the same weight.
     """
-    bare = [[volume - spherical_part(volume) for volume in volumes] for volumes in (moving, fixed)]
-    best = []
-    for target in bare[1]:
-        scores = [
-            align_frames(volume, target, symmetry, band).score
-            for volume in bare[0]
-            if bool(volume.any()) and bool(target.any())
-        ]
-        best.append(max(scores, default=0.0))
-    return sum(best) / len(best)
+    if not (bool(moving.any()) and bool(fixed.any())):
+        return 0.0
+    return align_frames(moving - spherical_part(moving), fixed - spherical_part(fixed), symmetry, band).score
 
 
 def start_agreement(likeness: list[float]) -> float:

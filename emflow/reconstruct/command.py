@@ -17,7 +17,7 @@ from emflow.io.journal import result_key
 from emflow.io.particle_images import image_set
 from emflow.io.particles import Particles
 from emflow.io.record import Record
-from emflow.io.star import integers, write_star
+from emflow.io.star import write_star
 from emflow.reconstruct import judge
 from emflow.reconstruct.agreement import compare, start_agreement
 from emflow.reconstruct.config import ReconstructAbinitio, ReconstructRefine, ReconstructSymmetry
@@ -29,7 +29,7 @@ from emflow.reconstruct.inputs import (
     read_poses,
     too_few,
 )
-from emflow.reconstruct.join import HalfMap, Joined, all_classes
+from emflow.reconstruct.join import HalfMap, Joined
 from emflow.reconstruct.merge import merge, particle_mask
 from emflow.reconstruct.outputs import (
     Maps,
@@ -64,8 +64,7 @@ def abinitio(
         Particle STAR with CTF and images.
     out
         Folder to write: half1.mrc, half2.mrc, map.mrc, mask.mrc, particles.star, fsc.star, metrics.json,
-        verdicts.json. With several classes these are the best class's maps and all particles, each with its
-        rlnClassNumber; class_01, class_02... hold each class alike.
+        verdicts.json.
     """
     device = prepare(run)
     with Record("reconstruct.abinitio", cfg, run, inputs=[particles]):
@@ -81,38 +80,28 @@ def abinitio(
             return Checkpoint(out / ".checkpoint" / f"{name}.safetensors", f"{key} {depends_on}")
 
         found, joined = find_halves(images, diameter, cfg, store)
-        rotations, shifts, number = all_classes(joined)
-        columns = pose_columns(rotations, shifts, images.pixel_size_angstrom)
-        more: dict[str, float | int | None] = {}
-        if len(joined) > 1:
-            columns["rlnClassNumber"] = [str(value) for value in number.tolist()]
-        table = with_columns(source, columns)
-        for at, one in enumerate(joined if len(joined) > 1 else [], start=1):
-            kept = Particles(table[one.member.numpy()].reset_index(drop=True), source.optics)
-            more[f"class_{at:02d}_particles"] = len(kept)
-            _write_first(kept, found, one, {}, out / f"class_{at:02d}")
-        _write_first(Particles(table, source.optics), found, joined[0], more, out)
+        columns = pose_columns(joined.rotations, joined.shifts_px, images.pixel_size_angstrom)
+        _write_first(source, columns, found, joined, out)
 
 
 def _write_first(
-    particles: Particles,
+    source: Particles,
+    columns: dict[str, list[str]],
     found: tuple[HalfMap, HalfMap],
     joined: Joined,
-    more: dict[str, float | int | None],
     out: Path,
 ) -> None:
-    """Write a class's first map, with particles that have their poses already, and more figures."""
+    """Write what ab initio came to."""
     agreement = joined.agreement
     voxel = agreement.voxel_size_angstrom
     mask = particle_mask(0.5 * (joined.half1 + joined.half2), agreement)
     merged, _ = merge(joined.half1, joined.half2, agreement.whole, voxel, 0.0)
-    control = particles.control_angstrom
+    control = source.control_angstrom
     write_maps(out, Maps(joined.half1, joined.half2, merged, mask, voxel, control is not None))
-    halves = integers(particles.table, "rlnRandomSubset")
     metrics: dict[str, float | int | None] = {
-        "particles": len(particles),
-        "half1_particles": int((halves == 1).sum()),
-        "half2_particles": int((halves == 2).sum()),
+        "particles": len(source),
+        "half1_particles": len(found[0].rows),
+        "half2_particles": len(found[1].rows),
         "resolution_angstrom": agreement.claim_angstrom,
         "resolution_whole_angstrom": agreement.resolution(),
         "resolution_aspherical_angstrom": agreement.resolution("aspherical"),
@@ -138,8 +127,8 @@ def _write_first(
         judge.judge_hand(joined.alignment.mirrored),
         *judge.judge_control(control),
     ]
-    tables = {"optics": particles.optics, "particles": particles.table}
-    write_results(out, tables, metrics | more, judgements, fsc_tables(agreement))
+    tables = {"optics": source.optics, "particles": with_columns(source, columns)}
+    write_results(out, tables, metrics, judgements, fsc_tables(agreement))
 
 
 def symmetry(

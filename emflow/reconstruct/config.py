@@ -11,9 +11,6 @@ class ReconstructAbinitio(SpecimenSize, SpecimenSymmetry):
     """Find a first map from random starts, in each half-set on its own."""
 
     version: ClassVar[int] = 2
-    n_classes: int = Field(1, ge=1, le=10)
-    """Structures that are looked for at once; each particle goes to the likeliest. The map of the class on which
-    the half-sets agree best is written as the result, all of them into class_01, class_02..."""
     n_starts: int = Field(12, ge=1, le=1000)
     """Random starts in each half-set, in a low band where they are cheap."""
     max_starts: int = Field(48, ge=1, le=10000)
@@ -26,7 +23,7 @@ class ReconstructAbinitio(SpecimenSize, SpecimenSymmetry):
     n_iterations: int = Field(20, ge=1, le=10000)
     """Iterations of each start in the low band, on particles drawn anew."""
     n_drawn: int = Field(150, ge=10, le=100000)
-    """Particles drawn for an iteration, for each class: few enough to leave false minima, enough for a map."""
+    """Particles drawn for an iteration: few enough to leave false minima, enough for a map."""
     max_particles: int = Field(4000, ge=50, le=1000000)
     """Particles of a half-set that shape the map, drawn at random; all get poses at the end."""
     shift_fraction: float = Field(0.2, ge=0, le=0.5)

@@ -31,8 +31,8 @@ class Store(Protocol):
 
 def find_halves(
     images: ImageSet, diameter_angstrom: float, cfg: ReconstructAbinitio, store: Callable[[str, str], Store]
-) -> tuple[tuple[HalfMap, HalfMap], list[Joined]]:
-    """Both half-sets' maps, and how far they agree, class by class, the most significant first.
+) -> tuple[tuple[HalfMap, HalfMap], Joined]:
+    """Both half-sets' maps, and how far they agree.
 
     Each half-set makes ``n_starts`` starts; while the maps do not agree beyond a sphere, as many again, up to
     ``max_starts``. Which start is taken is decided by its likelihood in its own half-set; the agreement decides only
@@ -56,7 +56,7 @@ def find_halves(
         found = halves[0].found(starts), halves[1].found(starts)
         joined = join(images, found, diameter_angstrom, cfg.symmetry)
         more = min(2 * starts, cfg.max_starts)
-        if any(one.agreement.found for one in joined) or more <= starts:
+        if joined.agreement.found or more <= starts:
             return found, joined
         log.info("The half-sets do not agree on a structure yet: %d more starts in each.", more - starts)
         starts = more
@@ -87,12 +87,12 @@ class _Half:
         kept = checkpoint.load()
         if kept is not None:
             tensors, figures = kept
-            tensors["volumes"] = tensors["volumes"].to(self.images.device)
+            tensors["volume"] = tensors["volume"].to(self.images.device)
             fields: dict[str, Any] = {**tensors, **figures}
             return HalfMap(**fields)
         search = self._explored(starts)
         half = self._finish(search)
-        names = ("rows", "rotations", "shifts_px", "number", "volumes", "noise")
+        names = ("rows", "rotations", "shifts_px", "volume", "noise")
         facts = ("scale", "band", "evidence", "finalists", "likeness", "chosen", "trace")
         checkpoint.save(
             {name: getattr(half, name) for name in names}, {name: getattr(half, name) for name in facts}
@@ -110,7 +110,7 @@ class _Half:
             self.evidence.append(start.evidence)
             best = sorted([*self.likeliest, start], key=lambda one: -one.evidence)
             self.likeliest = best[: self.cfg.n_finalists]
-            kept = {"volumes": torch.stack([one.volumes for one in self.likeliest])}
+            kept = {"volumes": torch.stack([one.volume for one in self.likeliest])}
             figures = {
                 "evidence": self.evidence,
                 "starts": [[one.number, one.evidence, one.trace] for one in self.likeliest],
@@ -138,18 +138,17 @@ class _Half:
         finalists = [self.advanced[start.number] for start in self.likeliest]
         best = max(finalists, key=lambda one: one.evidence)
         alike = [
-            likeness(one.volumes, best.volumes, self.cfg.symmetry, int(search.band))
+            likeness(one.volume, best.volume, self.cfg.symmetry, int(search.band))
             for one in finalists
             if one is not best
         ]
-        volumes, trace = search.climb(best)
-        posed = assign(search, volumes)
+        volume, trace = search.climb(best)
+        rotations, shifts = assign(search, volume)
         return HalfMap(
             search.rows,
-            posed.rotations,
-            posed.shifts_px,
-            posed.number,
-            volumes,
+            rotations,
+            shifts,
+            volume,
             search.scale,
             float(search.plane.radius[-1]),
             search.noise,
