@@ -76,6 +76,7 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
         "Find poses and the map.",
         {
             "abinitio": "Find a first map from random starts.",
+            "symmetry": "Find the point group of a map made without symmetry, and turn it into its frame.",
             "refine": "Refine poses and map in two independent halves.",
             "ctf": "Refine defocus, astigmatism and beam tilt at the poses found.",
             "sharpen": "Sharpen the mean of two half maps, as a whole and voxel by voxel.",

@@ -11,6 +11,7 @@ slices both terms are matrix products: (B·T × 2M)·(2M × Q) and (B × M)·(M 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,8 @@ from torch import Tensor
 
 from emflow.em.slices import HalfPlane, Spectrum, complex_product
 
+_NEGLIGIBLE = 1e-3
+"""An orientation is left out of a batch's sums where no image gives it this share of an even one."""
 _SCORES = 1 << 22
 """Log-likelihoods held at a time on a CPU (16 MB); a GPU holds 64 times as many."""
 
@@ -126,6 +129,8 @@ class Expectation:
     """Most likely orientation of each image, all shifts taken together, (B,)."""
     shift: Tensor
     """Most likely shift, all orientations taken together, (B,)."""
+    mass: Tensor
+    """Number of images at each orientation, (Q,); 0 where it is negligible."""
 
 
 def expect(images: WeightedImages, references: References, phases: Tensor) -> Expectation:
@@ -137,7 +142,7 @@ def expect(images: WeightedImages, references: References, phases: Tensor) -> Ex
     q, t, m = len(references), len(phases), phases.shape[-1]
     data = images.data
     numerator = data.new_zeros(q, 2 * m)
-    denominator = data.new_zeros(q, m)
+    denominator, mass = data.new_zeros(q, m), data.new_zeros(q)
     evidence, orientation, shift = [], [], []
     step = batch_size(q * t, data.device)
     for start in range(0, len(images), step):
@@ -149,15 +154,35 @@ def expect(images: WeightedImages, references: References, phases: Tensor) -> Ex
         by_orientation = scores.sum(1)
         orientation.append(by_orientation.argmax(1))
         shift.append(scores.sum(2).argmax(1))
-        numerator.addmm_(scores.flatten(0, 1).T, moved.flatten(0, 1))
-        denominator.addmm_(by_orientation.T, batch.power)
+        counted = (by_orientation.amax(0) > _NEGLIGIBLE / q).nonzero()[:, 0]
+        if 2 * len(counted) >= q:
+            numerator.addmm_(scores.flatten(0, 1).T, moved.flatten(0, 1))
+            denominator.addmm_(by_orientation.T, batch.power)
+            mass += by_orientation.sum(0)
+        else:
+            scores, by_orientation = scores[:, :, counted], by_orientation[:, counted]
+            numerator.index_add_(0, counted, scores.flatten(0, 1).T @ moved.flatten(0, 1))
+            denominator.index_add_(0, counted, by_orientation.T @ batch.power)
+            mass.index_add_(0, counted, by_orientation.sum(0))
     return Expectation(
         numerator.view(q, 2, m),
         denominator,
         torch.cat(evidence),
         torch.cat(orientation),
         torch.cat(shift),
+        mass,
     )
+
+
+def log_evidence(images: WeightedImages, references: References, phases: Tensor) -> Tensor:
+    """Log of the likelihood averaged over the grid, (B,)."""
+    count = len(references) * len(phases)
+    step = batch_size(count, images.data.device)
+    found = [
+        torch.logsumexp(log_likelihoods(images[start : start + step], references, phases), (1, 2))
+        for start in range(0, len(images), step)
+    ]
+    return torch.cat(found) - math.log(count)
 
 
 def likeliest_shifts(images: WeightedImages, references: References, phases: Tensor) -> Tensor:

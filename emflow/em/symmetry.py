@@ -42,14 +42,7 @@ def _rotation(fold: int, axis: tuple[float, float, float]) -> np.ndarray:
 
 @functools.lru_cache(maxsize=32)
 def _closure(symmetry: str) -> np.ndarray:
-    generators = [_rotation(fold, axis) for fold, axis in _generators(symmetry)]
-    group = [np.eye(3)]
-    for member in group:  # grows while it is walked, until every product is known
-        for generator in generators:
-            product = generator @ member
-            if not any(np.allclose(product, known, atol=1e-6) for known in group):
-                group.append(product)
-    return np.stack(group)
+    return np.stack(_generated([_rotation(fold, axis) for fold, axis in _generators(symmetry)]))
 
 
 def symmetry_operators(symmetry: str) -> Tensor:
@@ -127,6 +120,52 @@ def sum_over_axis_operators(grid: Tensor, operators: Tensor) -> Tensor:
             order[2 - axis] = 2 - argument  # x, y, z are the last, middle and first axis
         total += turned.permute(*range(lead), *(lead + o for o in order))
     return total
+
+
+@functools.lru_cache(maxsize=32)
+def _chain(symmetry: str) -> list[np.ndarray]:
+    axis = list(_split(symmetry)[1])
+    links, known = [], [np.eye(3)]
+    while len(known) < len(axis):
+        best: list[np.ndarray] = axis
+        for member in axis:
+            if not _holds(known, member):
+                grown = _generated([*known, member])
+                best = grown if len(grown) < len(best) else best
+        cosets: list[np.ndarray] = []
+        for member in best:
+            if not any(_holds(known, member @ coset.T) for coset in cosets):
+                cosets.append(member)
+        links.append(np.stack(cosets))
+        known = best
+    return links
+
+
+def _holds(members: list[np.ndarray], wanted: np.ndarray) -> bool:
+    return any(np.allclose(member, wanted, atol=1e-6) for member in members)
+
+
+def _generated(members: list[np.ndarray]) -> list[np.ndarray]:
+    """The group that some rotations generate."""
+    group = [np.eye(3)]
+    for known in group:  # grows while it is walked, until every product is known
+        for member in members:
+            if not _holds(group, member @ known):
+                group.append(member @ known)
+    return group
+
+
+def axis_operator_links(symmetry: str) -> list[Tensor]:
+    """The operators that permute and flip axes as a product of short sums, along a chain of subgroups.
+
+    :func:`sum_over_axis_operators` over one link after the other is the sum over all: 5 additions instead of 23
+    for O.
+
+    Returns
+    -------
+    Coset representatives (H, 3, 3), float64, of each subgroup in the next.
+    """
+    return [torch.from_numpy(link.copy()) for link in _chain(symmetry)]
 
 
 def in_asymmetric_unit(rotations: Tensor, symmetry: str) -> Tensor:

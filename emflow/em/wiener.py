@@ -18,7 +18,7 @@ from torch import Tensor
 
 from emflow.em.optics import Ctf, ctf_values
 from emflow.em.slices import HalfPlane, complex_product, grid_half_size, sinc_window
-from emflow.em.symmetry import split_operators, sum_over_axis_operators
+from emflow.em.symmetry import axis_operator_links, split_operators, sum_over_axis_operators
 
 _CHUNK = 1 << 18
 """Samples scattered at a time on a CPU: what fits its caches."""
@@ -40,7 +40,8 @@ class Accumulator:
         self.reach = min(grid_half_size(band, padding), box * padding // 2 - 1)
         self.size = 2 * self.reach + 1
         self.sums = torch.zeros(3, self.size**3, device=device)
-        self._cosets, self._axis = split_operators(symmetry)
+        self._cosets, _ = split_operators(symmetry)
+        self._links = axis_operator_links(symmetry)
 
     def add(self, numerator: Tensor, denominator: Tensor, rotations: Tensor, plane: HalfPlane) -> None:
         """Insert slices.
@@ -89,7 +90,9 @@ class Accumulator:
 
     def merged(self) -> tuple[Tensor, Tensor]:
         """Numerator (s, s, s) complex and denominator (s, s, s), with symmetry and Friedel mates summed."""
-        cube = sum_over_axis_operators(self.sums.view(3, self.size, self.size, self.size), self._axis)
+        cube = self.sums.view(3, self.size, self.size, self.size)
+        for link in self._links:
+            cube = sum_over_axis_operators(cube, link)
         mate = cube.flip((1, 2, 3))
         return torch.complex(cube[0] + mate[0], cube[1] - mate[1]), cube[2] + mate[2]
 

@@ -1,57 +1,62 @@
-"""A first map from nothing: expectation maximisation over all poses, from random starts.
+"""First maps from nothing: expectation maximisation over all poses, from many short random starts.
 
-Each half-set is on its own: its particles, its random starts, its map. From a map of random poses, every
+Each half-set is on its own: its particles, its random starts, its maps. From a map of random poses, every
 iteration draws some particles, weighs all orientations and shifts of each by their likelihood (Sigworth,
 J. Struct. Biol. 122, 328, 1998), and makes the next map from these alone. The small draws make the map
 noisy enough to leave false minima, as stochastic gradient descent does (Punjani et al., Nat. Methods 14,
-290, 2017), while the full sum over poses needs no step size. Then all particles settle it; the start with
-the highest likelihood climbs to finer grids and higher bands. :mod:`emflow.reconstruct.starts` says how many
-starts there are.
+290, 2017), while the full sum over poses needs no step size.
+
+What a start cannot leave is the sign of its lowest asymmetric component. That is chosen in the lowest band,
+where a start is cheap; so many starts stop there, and the likeliest, judged on the same particles a little beyond
+that band, go on to the first band proper. The likeliest of these climbs to finer grids and higher bands.
+:mod:`emflow.reconstruct.starts` says how many starts there are.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from emflow.device import generator
-from emflow.em.grids import local_rotations, orientation_grid, shift_grid
+from emflow.em.grids import orientation_grid, shift_grid
 from emflow.em.images import ImageSet, noise_spectra
 from emflow.em.masks import soft_sphere
 from emflow.em.poses import quaternion_to_matrix
-from emflow.em.search import (
-    Expectation,
-    References,
-    WeightedImages,
-    expect,
-    likeliest_shifts,
-    search_globally,
-    search_locally,
-)
+from emflow.em.search import Expectation, References, WeightedImages, expect, log_evidence
 from emflow.em.slices import HalfPlane, volume_spectrum
 from emflow.em.symmetry import symmetry_operators
 from emflow.em.wiener import Accumulator
 from emflow.reconstruct.config import ReconstructAbinitio
-from emflow.reconstruct.images import load_weighted, weigh
+from emflow.reconstruct.images import load_weighted
 
 log = logging.getLogger("emflow")
 
-SETTLE_ITERATIONS = 3
-CENTRE_ITERATIONS = 12
 FIRST_BAND_DIAMETERS = 5.0
 """The first band resolves the diameter over this, times the cube root of the symmetry's order."""
-CLIMB = ((1.3, 3), (1.6, 3), (2.0, 2))
-"""Bands after the first, in its multiples, and their iterations on all particles."""
+LOWEST, LOWEST_DIAMETERS = 0.55, 4.0
+"""Band of the starts, in first bands; but it resolves the diameter over this at least, if the first band does: below
+there is shape alone."""
+JUDGED = 0.75
+"""Band in which starts are compared: what a false start has made up in the lowest band fails beyond it."""
+ADVANCE = ((0.75, 6), (1.0, 8))
+"""Bands, in first bands, and iterations on draws, of the starts that go on."""
+CLIMB = ((1.3, 2), (1.6, 1))
+"""Bands after the first, in its multiples, and their iterations."""
+SETTLE_ITERATIONS = 1
+CENTRE_ITERATIONS = 12
+SAMPLE = 1000
+"""Particles that settle a map, and the same ones for every start that is compared with another."""
 SPACING = 1.57
 """Spacing of orientations in units of resolution/diameter: denser grids were tried and find no more."""
 SHIFT_STEP = 0.25
 """Finest step of shifts, in units of the resolution."""
 PRIOR_SSNR = 10.0
 """Signal-to-noise ratio that is assumed of the map in every shell."""
+SMALLEST_BOX = 32
 
 
 @dataclass(frozen=True)
@@ -64,110 +69,113 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class HalfMap:
-    """What one half-set came to."""
-
-    rows: Tensor
-    """Rows of the particles."""
-    rotations: Tensor
-    """A, (n, 3, 3), on the CPU."""
-    shifts_px: Tensor
-    """Shifts that centre the particles, (n, 2), on the CPU."""
-    volume: Tensor
-    """The map that the poses belong to, within the last band and the sphere."""
-    noise: Tensor
-    """Noise spectra (G, S) to Nyquist."""
-    evidence: list[float]
-    """Log-likelihood per particle of each start, after it has settled."""
-    chosen: int
-    trace: list[float]
-    """Log-likelihood per particle along the chosen start's iterations."""
-
-
-@dataclass(frozen=True)
 class Start:
-    """The end of one random start."""
+    """Where a random start has come to."""
 
+    number: int
     volume: Tensor
-    shifts_px: Tensor
-    """Likeliest shift of each particle that shaped the map, (m, 2)."""
+    """Its map (b, b, b) in the search's box."""
+    evidence: float
+    """Log-likelihood per particle of the sample."""
     trace: list[float]
-    """Log-likelihood per particle along the iterations; the last, over all particles, is its evidence."""
+    """Log-likelihood per particle along the iterations."""
 
 
 class HalfSearch:
-    """The search in one half-set."""
+    """The search in one half-set, on images cropped in Fourier space to the last band."""
 
     def __init__(
         self, images: ImageSet, half: int, diameter_angstrom: float, cfg: ReconstructAbinitio
     ) -> None:
-        """Read the half-set's particles (at most ``max_particles``) in the last band."""
+        """Read the half-set's particles (at most ``max_particles``) in the last band, and centre them."""
         self.images, self.half, self.cfg = images, half, cfg
         self.device = images.device
-        self.diameter_px = diameter_angstrom / images.pixel_size_angstrom
         self.order = len(symmetry_operators(cfg.symmetry))
         extent = images.box * images.pixel_size_angstrom
         self.shape_band = FIRST_BAND_DIAMETERS * extent / diameter_angstrom
         finest = diameter_angstrom / (FIRST_BAND_DIAMETERS * self.order ** (1 / 3))
         self.band = extent / (cfg.resolution_angstrom or finest)
+        self.lowest = min(self.band, max(LOWEST * self.band, LOWEST_DIAMETERS * extent / diameter_angstrom))
+        self.judged = max(self.lowest, JUDGED * self.band)
         self.rows = images.rows(half)
-        drawn = torch.randperm(len(self.rows), generator=generator(cfg.seed, half, 0))[: cfg.max_particles]
-        self.plane = images.plane(self.band * CLIMB[-1][0])
-        self.reach_px = cfg.shift_fraction * self.diameter_px
-        everything = images.plane(images.box / 2)
-        self.noise = noise_spectra(images, self.rows[drawn.sort().values], everything)
-        self.weighted = load_weighted(images, self.rows[drawn.sort().values], self.plane, self.noise)
-        edge = self.diameter_px / 12
-        self.mask = soft_sphere(images.box, 0.55 * self.diameter_px, edge, device=self.device)
-        self.evidence: list[float] = []
-        self.chosen = 0
-        self.best: Start | None = None
+        order = torch.randperm(len(self.rows), generator=generator(cfg.seed, half, 0))
+        drawn = self.rows[order[: cfg.max_particles].sort().values]
+        self.wide = images.plane(max(self.band, self.shape_band) * CLIMB[-1][0])
+        self.noise = noise_spectra(images, drawn, images.plane(images.box / 2))
+        self.weighted = load_weighted(images, drawn, self.wide, self.noise)
+        room = max(SMALLEST_BOX, 8 * math.ceil((2 * float(self.wide.radius[-1]) + 6) / 8))
+        self.box = min(images.box, room)
+        self.scale = images.box / self.box
+        """Pixels of the images per pixel of the search."""
+        self.plane = replace(self.wide, box=self.box)
+        self.diameter_px = diameter_angstrom / images.pixel_size_angstrom / self.scale
+        self.full_reach_px = self.reach_px = cfg.shift_fraction * self.diameter_px
+        self.mask = soft_sphere(self.box, 0.55 * self.diameter_px, self.diameter_px / 12, device=self.device)
+        sample = torch.randperm(len(self.weighted), generator=generator(cfg.seed, half, 5))
+        self.sample = sample[:SAMPLE].sort().values.to(self.device)
         self.centre()
 
-    def stage(self, band: float, reach_px: float, turn: Tensor | None = None) -> Stage:
-        """Grid of orientations and shifts for a band."""
+    def stage(self, band: float, reach_px: float, random: torch.Generator | None = None) -> Stage:
+        """Grid of orientations, turned at random, and shifts for a band.
+
+        The same orientations never twice: the grid leaves no mark on the map.
+        """
         plane = self.plane.within(min(band, float(self.plane.radius[-1])))
         rotations = orientation_grid(min(self.spacing_deg(plane), 40.0), self.cfg.symmetry)
-        if turn is not None:  # the same orientations never twice: the grid leaves no mark on the map
-            rotations = turn @ rotations
-        shifts = shift_grid(reach_px, self.shift_step(plane, reach_px))
+        if random is not None:
+            rotations = _turn(random) @ rotations
+        shifts = torch.zeros(1, 2)
+        if reach_px > 0:
+            shifts = shift_grid(reach_px, min(reach_px, self.shift_step(plane)))
         return Stage(plane, rotations.to(self.device), shifts.to(self.device))
 
     def spacing_deg(self, plane: HalfPlane) -> float:
         """Spacing of orientations that a band asks for."""
-        return math.degrees(SPACING * self.images.box / float(plane.radius[-1]) / self.diameter_px)
+        return math.degrees(SPACING * self.box / float(plane.radius[-1]) / self.diameter_px)
 
-    def shift_step(self, plane: HalfPlane, reach_px: float) -> float:
-        """Step of shifts: half of their reach, unless the band asks for a finer one."""
-        return max(min(reach_px / 2, SHIFT_STEP * self.images.box / float(plane.radius[-1])), 1e-3)
+    def shift_step(self, plane: HalfPlane) -> float:
+        """Step of shifts that a band asks for."""
+        return SHIFT_STEP * self.box / float(plane.radius[-1])
 
-    def solve(self, sums: Accumulator) -> Tensor:
+    def left_px(self, plane: HalfPlane, reach_px: float) -> float:
+        """Reach of what is left to be found once the likeliest shift is taken."""
+        step = self.shift_step(plane)
+        return step if reach_px > step else reach_px / 2
+
+    def _solve(self, sums: Accumulator) -> Tensor:
         """Next map, within the sphere."""
         shells = int(self.plane.shell[-1]) + 2
         return sums.solve(torch.full((shells,), PRIOR_SSNR)) * self.mask
 
+    def _empty(self, plane: HalfPlane) -> Accumulator:
+        return Accumulator(self.box, float(plane.radius[-1]), 2, self.cfg.symmetry, self.device)
+
     def random_map(self, random: torch.Generator, band: float) -> Tensor:
         """Map within a band from random poses."""
         plane = self.plane.within(band)
-        q = torch.randn(len(self.weighted), 4, generator=random)
+        images = self.weighted[self.sample].within(len(plane))
+        q = torch.randn(len(images), 4, generator=random)
         rotations = quaternion_to_matrix(q / q.norm(dim=1, keepdim=True)).to(self.device)
         sums = self._empty(plane)
-        images = self.weighted.within(len(plane))
         sums.add(images.data, images.power, rotations, plane)
-        return self.solve(sums)
+        return self._solve(sums)
 
-    def _empty(self, plane: HalfPlane) -> Accumulator:
-        band = float(plane.radius[-1])
-        return Accumulator(self.images.box, band, 2, self.cfg.symmetry, self.device)
+    def references(self, volume: Tensor, stage: Stage) -> References:
+        """Slices of a map."""
+        spectrum = volume_spectrum(volume, float(stage.plane.radius[-1]))
+        return References.make(spectrum, stage.rotations, stage.plane)
 
     def iterate(self, volume: Tensor, stage: Stage, images: WeightedImages) -> tuple[Tensor, Expectation]:
-        """One step of expectation maximisation."""
-        band = float(stage.plane.radius[-1])
-        references = References.make(volume_spectrum(volume, band), stage.rotations, stage.plane)
-        found = expect(images.within(len(stage.plane)), references, stage.plane.phases(stage.shifts_px))
+        """One step of expectation maximisation: the next map."""
+        found = expect(
+            images.within(len(stage.plane)),
+            self.references(volume, stage),
+            stage.plane.phases(stage.shifts_px),
+        )
+        there = found.mass > 0
         sums = self._empty(stage.plane)
-        sums.add(found.numerator, found.denominator, stage.rotations, stage.plane)
-        return self.solve(sums), found
+        sums.add(found.numerator[there], found.denominator[there], stage.rotations[there], stage.plane)
+        return self._solve(sums), found
 
     def centre(self) -> None:
         """Centre the particles on their shape alone: picks may sit a good part of the diameter off the centre.
@@ -178,38 +186,64 @@ class HalfSearch:
         random = generator(self.cfg.seed, self.half, 3)
         volume = self.random_map(random, self.shape_band)
         for _ in range(CENTRE_ITERATIONS):
-            drawn = self._draw(random)
-            stage = self.stage(self.shape_band, self.reach_px, _turn(random))
-            volume, _ = self.iterate(volume, stage, self.weighted[drawn])
+            drawn = self.weighted[self._draw(random)]
+            volume, _ = self.iterate(volume, self.stage(self.shape_band, self.reach_px, random), drawn)
         for factor in (1.0, 1.5, 2.0):
-            stage = self.stage(factor * self.shape_band, self.reach_px, _turn(random))
+            coarse = self.stage(self.shape_band, 0.0, random)
+            stage = replace(self.stage(factor * self.shape_band, self.reach_px), rotations=coarse.rotations)
             volume, found = self.iterate(volume, stage, self.weighted)
-            self.take_shifts(stage, stage.shifts_px[found.shift])
+            self.take_shifts(stage, found)
 
-    def take_shifts(self, stage: Stage, shifts_px: Tensor) -> None:
-        """Move every particle by its likeliest shift; what is left to be found is one step."""
-        self.weighted = self.weighted.moved(self.plane.phases(shifts_px))
-        self.reach_px = self.shift_step(stage.plane, self.reach_px)
+    def take_shifts(self, stage: Stage, found: Expectation) -> None:
+        """Move every particle by its likeliest shift."""
+        self.weighted = self.weighted.moved(self.plane.phases(stage.shifts_px[found.shift]))
+        self.reach_px = self.left_px(stage.plane, self.reach_px)
 
-    def explore(self) -> None:
-        """Run one more random start, and keep it if it is the likeliest."""
-        start = len(self.evidence)
-        random = generator(self.cfg.seed, self.half, 1, start)
-        volume = self.random_map(random, self.band)
+    def explore(self, number: int) -> Start:
+        """A random start in the lowest band."""
+        random = generator(self.cfg.seed, self.half, 1, number)
+        volume = self.random_map(random, self.lowest)
+        volume, trace = self._wander(volume, self.lowest, self.cfg.n_iterations, random)
+        for band in (self.lowest, self.judged):
+            volume, _ = self.iterate(volume, self.stage(band, 0.0, random), self.weighted[self.sample])
+        evidence = self.evidence(volume, self.judged, 0.0)
+        log.info("half %d, start %d: log-likelihood %.3f per particle", self.half, number + 1, evidence)
+        return Start(number, volume, evidence, [*trace, evidence])
+
+    def advance(self, start: Start) -> Start:
+        """Bring a start to the first band."""
+        random = generator(self.cfg.seed, self.half, 4, start.number)
+        volume, trace = start.volume, list(start.trace)
+        for factor, iterations in ADVANCE:
+            volume, more = self._wander(volume, max(self.lowest, factor * self.band), iterations, random)
+            trace += more
+        for _ in range(SETTLE_ITERATIONS):
+            stage = self.stage(self.band, self.reach_px / 2, random)
+            volume, _ = self.iterate(volume, stage, self.weighted[self.sample])
+        evidence = self.evidence(volume, self.band, self.reach_px / 2)
+        log.info("half %d, start %d goes on: %.3f per particle", self.half, start.number + 1, evidence)
+        return Start(start.number, volume, evidence, [*trace, evidence])
+
+    def evidence(self, volume: Tensor, band: float, reach_px: float) -> float:
+        """Log-likelihood per particle of the sample, on a grid that is the same for all starts."""
+        stage = self.stage(band, reach_px)
+        images = self.weighted[self.sample].within(len(stage.plane))
+        phases = stage.plane.phases(stage.shifts_px)
+        found = log_evidence(images, self.references(volume, stage), phases)
+        return float(found.mean())
+
+    def _wander(
+        self, volume: Tensor, band: float, iterations: int, random: torch.Generator
+    ) -> tuple[Tensor, list[float]]:
+        """Iterations on particles drawn anew."""
         trace = []
-        for _ in range(self.cfg.n_iterations):
-            stage = self.stage(self.band, self.reach_px, _turn(random))
+        reach = self.reach_px / 2 if band >= self.band else 0.0
+        for _ in range(iterations):
+            stage = self.stage(band, reach, random)
             volume, found = self.iterate(volume, stage, self.weighted[self._draw(random)])
             volume = self._recentre(volume)
             trace.append(float(found.evidence.mean()))
-        for _ in range(SETTLE_ITERATIONS):
-            stage = self.stage(self.band, self.reach_px, _turn(random))
-            volume, found = self.iterate(volume, stage, self.weighted)
-            trace.append(float(found.evidence.mean()))
-        log.info("half %d, start %d: log-likelihood %.3f per particle", self.half, start + 1, trace[-1])
-        self.evidence.append(trace[-1])
-        if self.best is None or trace[-1] > self.best.trace[-1]:
-            self.chosen, self.best = start, Start(volume, stage.shifts_px[found.shift], trace)
+        return volume, trace
 
     def _draw(self, random: torch.Generator) -> Tensor:
         """Some particles."""
@@ -220,70 +254,32 @@ class HalfSearch:
         if not self.cfg.symmetry.startswith("C"):
             return volume
         weight = volume.clamp(min=0) ** 2
-        line = torch.arange(self.images.box, device=self.device) - self.images.box // 2
+        line = torch.arange(self.box, device=self.device) - self.box // 2
         total = weight.sum().clamp(min=1e-20)
         centre = [float((weight.sum(dims) * line).sum() / total) for dims in ((1, 2), (0, 2), (0, 1))]
         if self.cfg.symmetry != "C1":
             centre[1] = centre[2] = 0.0
         return volume.roll([-round(c) for c in centre], (0, 1, 2))
 
-    def climb(self, volume: Tensor, trace: list[float]) -> Tensor:
-        """Higher bands and finer grids, with all particles."""
+    def climb(self, start: Start) -> tuple[Tensor, list[float]]:
+        """Higher bands and finer grids; map and trace. The particles' own shifts are as before afterwards."""
+        before = self.weighted, self.reach_px
         random = generator(self.cfg.seed, self.half, 2)
+        volume, trace = start.volume, list(start.trace)
         reached = 0
-        for factor, iterations in CLIMB:
+        for factor, iterations in ((1.0, 1), *CLIMB):
             pixels = len(self.plane.within(factor * self.band))
             if pixels == reached:  # the images hold no finer detail
                 break
             reached = pixels
-            for _ in range(iterations):
-                stage = self.stage(factor * self.band, self.reach_px, _turn(random))
-                volume, found = self.iterate(volume, stage, self.weighted)
+            for left in reversed(range(iterations)):
+                stage = self.stage(factor * self.band, self.reach_px, random)
+                images = self.weighted[self.sample] if left else self.weighted
+                volume, found = self.iterate(volume, stage, images)
                 trace.append(float(found.evidence.mean()))
-            self.take_shifts(stage, stage.shifts_px[found.shift])
-        return volume
-
-    def poses(self, volume: Tensor) -> tuple[Tensor, Tensor]:
-        """Best pose of every particle of the half-set: rotations and shifts, on the CPU."""
-        full = self.cfg.shift_fraction * self.diameter_px
-        shape = self.stage(min(self.shape_band, self.band), full)
-        reach = self.shift_step(shape.plane, full)
-        fine = self.stage(CLIMB[-2][0] * self.band, reach)
-        spectrum = volume_spectrum(volume, float(self.plane.radius[-1]))
-        shapes = References.make(spectrum, shape.rotations, shape.plane)
-        references = References.make(spectrum, fine.rotations, fine.plane)
-        spacing, step = self.spacing_deg(fine.plane), self.shift_step(fine.plane, reach)
-        rotations, shifts = [], []
-        for part, transforms, ctf in self.images.batches(self.rows, self.plane):
-            weighted = weigh(transforms, ctf, self.noise, self.images.group[part], self.plane)
-            near = likeliest_shifts(
-                weighted.within(len(shape.plane)), shapes, shape.plane.phases(shape.shifts_px)
-            )
-            centre = shape.shifts_px[near]
-            weighted = weighted.moved(self.plane.phases(centre))
-            found = search_globally(
-                weighted.within(len(fine.plane)), references, fine.plane, fine.shifts_px, 8
-            )
-            for level, keep in ((1, 4), (2, 2), (3, 1)):
-                turns = local_rotations(spacing / 2**level).to(self.device)
-                moves = shift_grid(step / 2**level, step / 2**level).to(self.device)
-                found = search_locally(weighted, spectrum, self.plane, found, turns, moves, keep)
-            rotations.append(found.rotations[:, 0].cpu())
-            shifts.append((centre + found.shifts_px[:, 0]).cpu())
-        return torch.cat(rotations), torch.cat(shifts)
-
-    def finish(self) -> HalfMap:
-        """The climb of the likeliest start, and the poses; more starts may follow."""
-        assert self.best is not None
-        before = self.weighted, self.reach_px
-        trace = list(self.best.trace)
-        self.take_shifts(self.stage(self.band, self.reach_px), self.best.shifts_px)
-        volume = self.climb(self.best.volume, trace)
+            self.take_shifts(stage, found)
         self.weighted, self.reach_px = before
-        rotations, shifts = self.poses(volume)
-        return HalfMap(
-            self.rows, rotations, shifts, volume, self.noise, list(self.evidence), self.chosen, trace
-        )
+        return volume, trace
 
 
 def _turn(random: torch.Generator) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from emflow.device import generator
+from emflow.em.frames import align_frames
 from emflow.em.fsc import corrected_fsc, first_below, fsc, randomise_phases, resolution_at
 from emflow.em.masks import soft_sphere, spherical_part
 from emflow.em.symmetry import symmetry_operators
@@ -17,6 +18,8 @@ SIGNIFICANT = 8.0
 """Standard deviations above noise that count as agreement: the best of all frames on noise reaches 5 to 6."""
 BEYOND_GIVEN = 0.75
 """Agreement has to reach finer than this part of the resolution of a map that both began from."""
+SAME_MAP = 0.7
+"""Correlation, without the spheres, of maps that are the same: starts that succeed reach 0.9."""
 RANDOMISE_BELOW = 0.8
 """Phases are randomised from the first shell where the FSC within the sphere falls below this, as RELION does."""
 
@@ -74,6 +77,22 @@ class Agreement:
             return None
         limits = [self.resolution(curve) for curve in ("whole", "aspherical")]
         return max((r for r in limits if r is not None), default=None)
+
+
+def likeness(moving: Tensor, fixed: Tensor, symmetry: str, band: int) -> float:
+    """How alike two maps (n, n, n) are beside their spheres: 1 is the same, noise gives about 0.
+
+    Each map's mean over spheres is taken away; what is left is aligned (rotation, shift, hand) and correlated within
+    the band, every shell with the same weight.
+    """
+    if not (bool(moving.any()) and bool(fixed.any())):
+        return 0.0
+    return align_frames(moving - spherical_part(moving), fixed - spherical_part(fixed), symmetry, band).score
+
+
+def start_agreement(likeness: list[float]) -> float:
+    """Fraction of the starts that went on which came to the chosen map: itself, and those alike to it."""
+    return (1 + sum(value > SAME_MAP for value in likeness)) / (1 + len(likeness))
 
 
 def compare(

@@ -20,10 +20,11 @@ from emflow.io.particle_store import open_store
 from emflow.io.particles import Particles
 from emflow.io.record import Record
 from emflow.reconstruct import judge
-from emflow.reconstruct.agreement import compare
+from emflow.reconstruct.agreement import compare, start_agreement
 from emflow.reconstruct.command_classes import classes, expand, subtract
 from emflow.reconstruct.command_ctf import ctf
 from emflow.reconstruct.command_sharpen import sharpen
+from emflow.reconstruct.command_symmetry import symmetry
 from emflow.reconstruct.config import ReconstructAbinitio, ReconstructRefine
 from emflow.reconstruct.inputs import (
     diameter_of,
@@ -34,6 +35,7 @@ from emflow.reconstruct.inputs import (
     start_lowpass,
     too_few,
 )
+from emflow.reconstruct.join import HalfMap, Joined
 from emflow.reconstruct.memory import announce_memory, refine_memory_bytes
 from emflow.reconstruct.merge import merge, particle_mask
 from emflow.reconstruct.outputs import (
@@ -52,7 +54,7 @@ from emflow.reconstruct.starts import find_halves
 from emflow.reconstruct.warm import Previous, warm_state
 from emflow.step import Run, StepConfig
 
-__all__ = ["abinitio", "classes", "ctf", "expand", "refine", "sharpen", "subtract"]
+__all__ = ["abinitio", "classes", "ctf", "expand", "refine", "sharpen", "subtract", "symmetry"]
 
 log = logging.getLogger("emflow")
 
@@ -89,42 +91,55 @@ def abinitio(
             return Checkpoint(out / ".checkpoint" / f"{name}.safetensors", f"{key} {depends_on}")
 
         found, joined = find_halves(images, diameter, cfg, store)
-        agreement = joined.agreement
-        voxel = images.pixel_size_angstrom
-        mask = particle_mask(0.5 * (joined.half1 + joined.half2), agreement)
-        merged, _ = merge(joined.half1, joined.half2, agreement.whole, voxel, 0.0)
-        control = source.control_angstrom
-        write_maps(out, Maps(joined.half1, joined.half2, merged, mask, voxel, control is not None))
-        evidence = [half.evidence for half in found]
-        metrics: dict[str, float | int | None] = {
-            "particles": len(images),
-            "half1_particles": len(found[0].rows),
-            "half2_particles": len(found[1].rows),
-            "resolution_angstrom": agreement.claim_angstrom,
-            "resolution_whole_angstrom": agreement.resolution(),
-            "resolution_aspherical_angstrom": agreement.resolution("aspherical"),
-            "significance_whole_sd": agreement.significance("whole"),
-            "significance_aspherical_sd": agreement.significance("aspherical"),
-            "half2_inverted": int(joined.alignment.mirrored),
-            "alignment_correlation": joined.alignment.score,
-            "n_starts": len(evidence[0]),
-            "half1_log_likelihood": max(evidence[0]),
-            "half2_log_likelihood": max(evidence[1]),
-            "diameter_angstrom": diameter,
-        }
-        judgements = [
-            judge.judge_agreement(
-                "Do two independent random starts find the same structure?",
-                agreement,
-                "Half-sets with separate random starts",
-            ),
-            judge.judge_starts(evidence),
-            judge.judge_hand(joined.alignment.mirrored),
-            *judge.judge_control(control),
-        ]
-        columns = pose_columns(joined.rotations, joined.shifts_px, voxel)
-        tables = {"optics": source.optics, "particles": with_columns(source, columns)}
-        write_results(out, tables, metrics, judgements, fsc_tables(agreement))
+        columns = pose_columns(joined.rotations, joined.shifts_px, images.pixel_size_angstrom)
+        _write_first(source, columns, found, joined, out)
+
+
+def _write_first(
+    source: Particles,
+    columns: dict[str, list[str]],
+    found: tuple[HalfMap, HalfMap],
+    joined: Joined,
+    out: Path,
+) -> None:
+    """Write what ab initio came to."""
+    agreement = joined.agreement
+    voxel = agreement.voxel_size_angstrom
+    mask = particle_mask(0.5 * (joined.half1 + joined.half2), agreement)
+    merged, _ = merge(joined.half1, joined.half2, agreement.whole, voxel, 0.0)
+    control = source.control_angstrom
+    write_maps(out, Maps(joined.half1, joined.half2, merged, mask, voxel, control is not None))
+    metrics: dict[str, float | int | None] = {
+        "particles": len(source),
+        "half1_particles": len(found[0].rows),
+        "half2_particles": len(found[1].rows),
+        "resolution_angstrom": agreement.claim_angstrom,
+        "resolution_whole_angstrom": agreement.resolution(),
+        "resolution_aspherical_angstrom": agreement.resolution("aspherical"),
+        "significance_whole_sd": agreement.significance("whole"),
+        "significance_aspherical_sd": agreement.significance("aspherical"),
+        "half2_inverted": int(joined.alignment.mirrored),
+        "alignment_correlation": joined.alignment.score,
+        "n_starts": len(found[0].evidence),
+        "n_finalists": len(found[0].finalists),
+        "half1_log_likelihood": max(found[0].finalists),
+        "half2_log_likelihood": max(found[1].finalists),
+        "half1_start_agreement": start_agreement(found[0].likeness),
+        "half2_start_agreement": start_agreement(found[1].likeness),
+        "diameter_angstrom": agreement.diameter_angstrom,
+    }
+    judgements = [
+        judge.judge_agreement(
+            "Do two independent random starts find the same structure?",
+            agreement,
+            "Half-sets with separate random starts",
+        ),
+        judge.judge_starts([half.likeness for half in found], [len(half.evidence) for half in found]),
+        judge.judge_hand(joined.alignment.mirrored),
+        *judge.judge_control(control),
+    ]
+    tables = {"optics": source.optics, "particles": with_columns(source, columns)}
+    write_results(out, tables, metrics, judgements, fsc_tables(agreement))
 
 
 def refine(

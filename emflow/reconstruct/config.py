@@ -11,15 +11,18 @@ from emflow.step import SpecimenSize, SpecimenSymmetry, StepConfig
 class ReconstructAbinitio(SpecimenSize, SpecimenSymmetry):
     """Find a first map from random starts, in each half-set on its own."""
 
-    n_starts: int = Field(3, ge=1, le=100)
-    """Random starts in each half-set; the likeliest goes on."""
-    max_starts: int = Field(12, ge=1, le=1000)
+    version: ClassVar[int] = 2
+    n_starts: int = Field(12, ge=1, le=1000)
+    """Random starts in each half-set, in a low band where they are cheap."""
+    max_starts: int = Field(48, ge=1, le=10000)
     """While the two half-sets do not agree on a structure, each makes as many starts again, up to this number."""
+    n_finalists: int = Field(3, ge=1, le=100)
+    """The likeliest starts that go on to the first band; the likeliest of these gives the map."""
     resolution_angstrom: float | None = Field(None, gt=1, le=500)
     """Resolution at which orientations are first found. null takes a fifth of the diameter, divided by the cube
     root of the symmetry's order: how far the detail of one asymmetric unit reaches."""
-    n_iterations: int = Field(40, ge=1, le=10000)
-    """Iterations of each start, on particles drawn anew."""
+    n_iterations: int = Field(20, ge=1, le=10000)
+    """Iterations of each start in the low band, on particles drawn anew."""
     n_drawn: int = Field(150, ge=10, le=100000)
     """Particles drawn for an iteration: few enough to leave false minima, enough for a map."""
     max_particles: int = Field(4000, ge=50, le=1000000)
@@ -145,8 +148,16 @@ class ReconstructExpand(StepConfig):
     """Point group whose operators are applied (axes as in RELION)."""
 
 
+class ReconstructSymmetry(SpecimenSize):
+    """Find the point group of a map that was made without symmetry, and turn it into the group's frame."""
+
+    seed: int = 0
+    """Seed of the random frames that each group is compared with."""
+
+
 STEPS: dict[str, type[StepConfig]] = {
     "abinitio": ReconstructAbinitio,
+    "symmetry": ReconstructSymmetry,
     "refine": ReconstructRefine,
     "ctf": ReconstructCtf,
     "sharpen": ReconstructSharpen,

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from emflow.em.pose_fit import FittedPoses
+from emflow.em.poses import euler_to_matrix
 from emflow.em.symmetry import symmetry_operators
 from emflow.io.mrc import read_header, read_mrc
 from emflow.io.particle_images import poses_of
 from emflow.io.particles import Particles, load_particles
-from emflow.io.star import floats, integers
+from emflow.io.star import floats, integers, read_star
 from emflow.reconstruct.config import ReconstructRefine
 from emflow.reconstruct.warm import Previous
 from emflow.step import EmflowError, SpecimenSize
@@ -114,6 +115,19 @@ def read_pair(paths: tuple[Path, Path]) -> tuple[tuple[Tensor, Tensor], float]:
     if volumes[0].shape != volumes[1].shape or not np.isclose(voxels[0], voxels[1], rtol=1e-3):
         raise EmflowError(f"{paths[0]} and {paths[1]} differ in box or voxel size.")
     return (volumes[0], volumes[1]), voxels[0]
+
+
+def read_poses(star: Path, pixel_size_angstrom: float) -> tuple[dict[str, pd.DataFrame], Tensor, Tensor]:
+    """Tables of particles with poses, their rotations A (N, 3, 3) and shifts in pixels (N, 2)."""
+    tables = read_star(star)
+    table = tables["particles"]
+    try:
+        angles = np.stack([floats(table, f"rlnAngle{name}") for name in ("Rot", "Tilt", "Psi")], 1)
+        origins = np.stack([floats(table, f"rlnOrigin{axis}Angst") for axis in "XY"], 1)
+    except KeyError as error:
+        raise EmflowError(f"{star}: has no column {error}; expected particles with poses.") from None
+    shifts = torch.from_numpy(origins / pixel_size_angstrom)
+    return tables, euler_to_matrix(torch.from_numpy(angles)), shifts
 
 
 def independent_starts(folder: Path) -> bool:

@@ -1,8 +1,8 @@
-"""Bring two first maps, found on their own, into one frame, and say how far they agree."""
+"""Bring first maps, found on their own in the two half-sets, into one frame, and say how far they agree."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,12 +10,41 @@ from torch import Tensor
 from emflow.em.frames import align_frames
 from emflow.em.images import ImageSet
 from emflow.em.volume_align import Alignment, align_poses
-from emflow.reconstruct.abinitio import HalfMap
 from emflow.reconstruct.agreement import Agreement, compare
 from emflow.reconstruct.merge import accumulate
 
 DETAIL_DIAMETERS = 10.0
 """Maps are aligned on detail down to the diameter over this (times the root of the symmetry's order)."""
+
+
+@dataclass(frozen=True)
+class HalfMap:
+    """What one half-set came to."""
+
+    rows: Tensor
+    """Rows of the particles, (n,)."""
+    rotations: Tensor
+    """A, (n, 3, 3), on the CPU."""
+    shifts_px: Tensor
+    """Shifts that centre the particles, (n, 2), on the CPU."""
+    volume: Tensor
+    """The map that the poses belong to, within the last band and the sphere, (b, b, b)."""
+    scale: float
+    """Pixels of the images per voxel of this map."""
+    band: float
+    """What the map holds ends here, in Fourier pixels of the box."""
+    noise: Tensor
+    """Noise spectra (G, S) to Nyquist."""
+    evidence: list[float]
+    """Log-likelihood per particle of each start in the lowest band."""
+    finalists: list[float]
+    """Log-likelihood per particle of the starts that went on, in the first band."""
+    likeness: list[float]
+    """Likeness of the other finalists' maps to the chosen one's."""
+    chosen: int
+    """Number of the chosen start, from 0."""
+    trace: list[float]
+    """Log-likelihood per particle along the chosen start's iterations."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +69,10 @@ def join(images: ImageSet, found: tuple[HalfMap, HalfMap], diameter_angstrom: fl
     plane = images.plane(images.box / 2)
     order = len(first.volume) // 2 - 3
     detail = DETAIL_DIAMETERS * images.box * images.pixel_size_angstrom / diameter_angstrom
-    band = int(max(6, min(24, order, detail)))
+    band = int(max(6, min(24, order, detail, first.band)))
     if bool(first.volume.any()) and bool(second.volume.any()):
         alignment = align_frames(second.volume, first.volume, symmetry, band)
+        alignment = replace(alignment, shift=alignment.shift * first.scale)
     else:
         alignment = Alignment(torch.eye(3).double(), torch.zeros(3).double(), False, 0.0)
     turned, moved = align_poses(second.rotations, second.shifts_px, alignment)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from emflow.reconstruct.agreement import Agreement
+from emflow.reconstruct.agreement import SAME_MAP, Agreement, start_agreement
 from emflow.reconstruct.config import ReconstructSharpen
 from emflow.reconstruct.sharpen import SharpenedMaps
+from emflow.reconstruct.symmetry import Scored
 
 
 class Judgement(NamedTuple):
@@ -101,26 +102,58 @@ def judge_hand(mirrored: bool) -> Judgement:
     )
 
 
-def judge_starts(evidence: list[list[float]]) -> Judgement:
-    """Say whether several random starts of a half-set came to the same likelihood."""
-    question = "Do the random starts of a half-set come to the same end?"
-    if len(evidence[0]) < 2:
+def judge_starts(likeness: list[list[float]], starts: list[int]) -> Judgement:
+    """Say whether the likeliest random starts of a half-set came to the same map.
+
+    Parameters
+    ----------
+    likeness
+        For each half-set, of the finalists' maps to the chosen one's.
+    starts
+        How many starts each half-set made.
+    """
+    question = "Do the random starts of a half-set come to the same map?"
+    if min(map(len, likeness)) == 0:
         return Judgement(
-            question, "unknown", "Each half-set had one start.", "Set reconstruct.abinitio.n_starts."
+            question,
+            "unknown",
+            "In each half-set one start went on.",
+            "Set reconstruct.abinitio.n_starts and n_finalists.",
         )
-    near = [sum(value > max(values) - 0.05 * abs(max(values)) for value in values) for values in evidence]
     text = "; ".join(
-        f"half {number}: {count} of {len(values)} within 5 % of the best ({max(values):.2f} per particle)"
-        for number, (count, values) in enumerate(zip(near, evidence, strict=True), start=1)
+        f"half {number}: {sum(value > SAME_MAP for value in values)} of the {len(values)} next likeliest of "
+        f"{count} starts (correlation {', '.join(f'{value:.2f}' for value in values)})"
+        for number, (values, count) in enumerate(zip(likeness, starts, strict=True), start=1)
     )
-    if min(near) < 2:
+    if min(start_agreement(values) for values in likeness) <= 1 / (1 + len(likeness[0])):
         return Judgement(
             question,
             "warn",
-            f"Log-likelihood, {text}. The best start may be a lucky one.",
-            "More starts (reconstruct.abinitio.n_starts) or iterations (n_iterations) make it safer.",
+            f"Alike to the chosen map are, {text}. The best start may be a lucky one.",
+            "More starts (reconstruct.abinitio.n_starts) make it safer.",
         )
-    return Judgement(question, "pass", f"Log-likelihood, {text}.")
+    return Judgement(question, "pass", f"Alike to the chosen map are, {text}.")
+
+
+def judge_symmetry(scored: list[Scored] | None) -> Judgement:
+    """Say which point group holds; None where the halves agree on nothing."""
+    question = "Which symmetry has the map?"
+    if scored is None:
+        evidence = "The half maps agree on no structure, so nothing can be said."
+        return Judgement(question, "unknown", evidence, "Find a map first.")
+    best = scored[0]
+    numbers = (
+        f"its members keep {best.ratio:.2f} of the halves' correlation (the worst {best.least:.2f}; at random axes "
+        f"{best.random_ratio:.2f} ± {best.random_deviation:.2f})"
+    )
+    if not best.holds:
+        return Judgement(question, "pass", f"C1: no group holds. The nearest is {best.symmetry}: {numbers}.")
+    return Judgement(
+        question,
+        "pass",
+        f"{best.symmetry}: {numbers}.",
+        f"Set sample.symmetry: {best.symmetry} and refine from this folder.",
+    )
 
 
 def judge_independence(given_angstrom: float | None) -> Judgement:

@@ -24,6 +24,7 @@ from emflow.reconstruct.figures import draw_maps
 from emflow.reconstruct.inputs_sharpen import RawHalves
 from emflow.reconstruct.judge import Judgement
 from emflow.reconstruct.sharpen import SharpenedMaps
+from emflow.reconstruct.symmetry import Scored
 
 EMPTY_BOX = 16
 """Side of the empty maps of a set without particles."""
@@ -82,6 +83,21 @@ def fsc_tables(agreement: Agreement) -> dict[str, pd.DataFrame]:
         }
     )
     return {"fsc": table}
+
+
+def symmetry_table(scored: list[Scored]) -> dict[str, pd.DataFrame]:
+    """Point groups in the order of their ranking."""
+    table = pd.DataFrame(
+        {
+            "emflowSymmetry": [one.symmetry for one in scored],
+            "emflowSymmetryHolds": [int(one.holds) for one in scored],
+            "emflowSymmetryRatio": [round(one.ratio, 4) for one in scored],
+            "emflowSymmetryRatioLeast": [round(one.least, 4) for one in scored],
+            "emflowSymmetryRatioRandom": [round(one.random_ratio, 4) for one in scored],
+            "emflowSymmetryRatioRandomDeviation": [round(one.random_deviation, 4) for one in scored],
+        }
+    )
+    return {"symmetry": table}
 
 
 def write_maps(out: Path, maps: Maps) -> None:

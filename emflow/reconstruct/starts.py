@@ -6,12 +6,15 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from emflow.em.images import ImageSet
-from emflow.reconstruct.abinitio import HalfMap, HalfSearch, Start
+from emflow.reconstruct.abinitio import HalfSearch, Start
+from emflow.reconstruct.agreement import likeness
+from emflow.reconstruct.assign import assign
 from emflow.reconstruct.config import ReconstructAbinitio
-from emflow.reconstruct.join import Joined, join
+from emflow.reconstruct.join import HalfMap, Joined, join
 
 log = logging.getLogger("emflow")
 
@@ -48,7 +51,7 @@ def find_halves(
         has found is kept start by start.
     """
     halves = [_Half(images, number, diameter_angstrom, cfg, store) for number in (1, 2)]
-    starts = cfg.n_starts
+    starts = min(cfg.n_starts, cfg.max_starts)
     while True:
         found = halves[0].found(starts), halves[1].found(starts)
         joined = join(images, found, diameter_angstrom, cfg.symmetry)
@@ -73,9 +76,13 @@ class _Half:
         self.images, self.number, self.diameter, self.cfg = images, number, diameter, cfg
         self.store = store
         self.search: HalfSearch | None = None
+        self.evidence: list[float] = []
+        self.likeliest: list[Start] = []
+        """The ``n_finalists`` likeliest starts in the lowest band, best first."""
+        self.advanced: dict[int, Start] = {}
 
     def found(self, starts: int) -> HalfMap:
-        """Map and poses after a number of starts."""
+        """Maps and poses after a number of starts."""
         checkpoint = self.store(f"half{self.number}", f"after {starts} starts")
         kept = checkpoint.load()
         if kept is not None:
@@ -83,30 +90,71 @@ class _Half:
             tensors["volume"] = tensors["volume"].to(self.images.device)
             fields: dict[str, Any] = {**tensors, **figures}
             return HalfMap(**fields)
-        search = self.explored(starts)
-        half = search.finish()
+        search = self._explored(starts)
+        half = self._finish(search)
         names = ("rows", "rotations", "shifts_px", "volume", "noise")
-        figures = {"evidence": half.evidence, "chosen": half.chosen, "trace": half.trace}
-        checkpoint.save({name: getattr(half, name) for name in names}, figures)
+        facts = ("scale", "band", "evidence", "finalists", "likeness", "chosen", "trace")
+        checkpoint.save(
+            {name: getattr(half, name) for name in names}, {name: getattr(half, name) for name in facts}
+        )
         return half
 
-    def explored(self, starts: int) -> HalfSearch:
+    def _explored(self, starts: int) -> HalfSearch:
         """The search with a number of starts behind it."""
         checkpoint = self.store(f"starts{self.number}", "")
         if self.search is None:
-            search = HalfSearch(self.images, self.number, self.diameter, self.cfg)
-            kept = checkpoint.load()
-            if kept is not None:
-                tensors, figures = kept
-                tensors = {name: value.to(self.images.device) for name, value in tensors.items()}
-                search.best = Start(trace=figures["trace"], **tensors)
-                search.evidence, search.chosen = figures["evidence"], figures["chosen"]
-            self.search = search
-        search = self.search
-        while len(search.evidence) < starts:
-            search.explore()
-            assert search.best is not None
-            best = {"volume": search.best.volume, "shifts_px": search.best.shifts_px}
-            figures = {"evidence": search.evidence, "chosen": search.chosen, "trace": search.best.trace}
-            checkpoint.save(best, figures)
-        return search
+            self.search = HalfSearch(self.images, self.number, self.diameter, self.cfg)
+            self._resume(checkpoint)
+        while len(self.evidence) < starts:
+            start = self.search.explore(len(self.evidence))
+            self.evidence.append(start.evidence)
+            best = sorted([*self.likeliest, start], key=lambda one: -one.evidence)
+            self.likeliest = best[: self.cfg.n_finalists]
+            kept = {"volumes": torch.stack([one.volume for one in self.likeliest])}
+            figures = {
+                "evidence": self.evidence,
+                "starts": [[one.number, one.evidence, one.trace] for one in self.likeliest],
+            }
+            checkpoint.save(kept, figures)
+        return self.search
+
+    def _resume(self, checkpoint: Store) -> None:
+        kept = checkpoint.load()
+        if kept is None:
+            return
+        tensors, figures = kept
+        volumes = tensors["volumes"].to(self.images.device)
+        self.evidence = figures["evidence"]
+        self.likeliest = [
+            Start(number, volume, evidence, trace)
+            for volume, (number, evidence, trace) in zip(volumes, figures["starts"], strict=True)
+        ]
+
+    def _finish(self, search: HalfSearch) -> HalfMap:
+        """The likeliest starts go on; the likeliest of these climbs, and gives poses."""
+        for start in self.likeliest:
+            if start.number not in self.advanced:
+                self.advanced[start.number] = search.advance(start)
+        finalists = [self.advanced[start.number] for start in self.likeliest]
+        best = max(finalists, key=lambda one: one.evidence)
+        alike = [
+            likeness(one.volume, best.volume, self.cfg.symmetry, int(search.band))
+            for one in finalists
+            if one is not best
+        ]
+        volume, trace = search.climb(best)
+        rotations, shifts = assign(search, volume)
+        return HalfMap(
+            search.rows,
+            rotations,
+            shifts,
+            volume,
+            search.scale,
+            float(search.plane.radius[-1]),
+            search.noise,
+            list(self.evidence),
+            [one.evidence for one in finalists],
+            alike,
+            best.number,
+            trace,
+        )

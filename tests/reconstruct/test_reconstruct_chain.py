@@ -16,7 +16,7 @@ from emflow.em.poses import angular_distance_deg, euler_to_matrix, matrix_to_eul
 from emflow.em.volume_align import align_poses, apply_alignment
 from emflow.io.mrc import UNRESTORED_LABEL, read_header, read_mrc
 from emflow.io.star import floats, read_star, read_table, write_star
-from emflow.reconstruct.abinitio import HalfSearch
+from emflow.reconstruct.abinitio import HalfSearch, Start
 from emflow.reconstruct.command import abinitio, refine
 from emflow.reconstruct.config import ReconstructAbinitio, ReconstructRefine
 from emflow.step import EmflowError, Run
@@ -179,20 +179,20 @@ def test_a_killed_search_keeps_its_starts(
     explore = HalfSearch.explore
     done: list[int] = []
 
-    def dies(self: HalfSearch) -> None:
+    def dies(self: HalfSearch, number: int) -> Start:
         if len(done) == 1:
             raise KeyboardInterrupt
         done.append(self.half)
-        explore(self)
+        return explore(self, number)
 
     monkeypatch.setattr(HalfSearch, "explore", dies)
     with pytest.raises(KeyboardInterrupt):
         abinitio(truth.star, tmp_path / "abinitio", cfg=cfg, run=RUN)
     assert not (tmp_path / "abinitio" / "map.mrc").exists()
 
-    def counts(self: HalfSearch) -> None:
+    def counts(self: HalfSearch, number: int) -> Start:
         done.append(self.half)
-        explore(self)
+        return explore(self, number)
 
     monkeypatch.setattr(HalfSearch, "explore", counts)
     abinitio(truth.star, tmp_path / "abinitio", cfg=cfg, run=RUN)
