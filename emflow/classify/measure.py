@@ -9,7 +9,7 @@ from torch import Tensor
 from emflow.classify.model import raw_average
 from emflow.classify.run import Classes, low_power
 from emflow.em.fsc import frc, resolution_at
-from emflow.em.masks import radius_grid, soft_sphere
+from emflow.em.masks import radius_grid, rotational_part, soft_sphere
 
 Columns = dict[str, np.ndarray]
 
@@ -22,7 +22,7 @@ def measure_classes(found: Classes, diameter_px: float, pixel_size_angstrom: flo
     ``particles``; ``resolution_angstrom`` (FRC 0.143 between the averages of the half-sets, NaN where there is
     none); ``correlation`` (mean FRC over the band); ``evidence`` (median of its particles, nat); ``off_centre``
     (of the density's mass, in diameters); ``extent`` (of the mass: twice √2 times its radius of gyration, in
-    diameters); ``edge`` (deviation in the outer ring over that in the middle).
+    diameters; 1 for a disc, 1.4 for a ring at the rim); ``edge`` (see :func:`_edge`).
     """
     box = found.averages.shape[-1]
     radius = min(0.55 * diameter_px, box / 2 - 3)
@@ -50,18 +50,28 @@ def _shapes(averages: Tensor, diameter_px: float) -> Columns:
     """Where the density of averages lies."""
     n = averages.shape[-1]
     radius = radius_grid(n, 2, device=averages.device)
-    inside, ring = radius < 0.35 * diameter_px, (radius > 0.42 * diameter_px) & (radius < 0.55 * diameter_px)
     mass = (averages - 0.25 * averages.amax((1, 2), keepdim=True)).clamp(min=0)
     total = mass.sum((1, 2)).clamp(min=1e-12)
     line = (torch.arange(n, device=averages.device) - n // 2).float()
     x, y = (mass.sum(1) * line).sum(1) / total, (mass.sum(2) * line).sum(1) / total
     spread = (mass * radius.square()).sum((1, 2)) / total - x.square() - y.square()
-    middle = averages[:, inside].std(1).clamp(min=1e-12)
     return {
         "off_centre": (torch.hypot(x, y) / diameter_px).cpu().numpy(),
         "extent": (2 * (2 * spread.clamp(min=0)).sqrt() / diameter_px).cpu().numpy(),
-        "edge": (averages[:, ring].std(1) / middle).cpu().numpy(),
+        "edge": _edge(averages, diameter_px).cpu().numpy(),
     }
+
+
+def _edge(averages: Tensor, diameter_px: float) -> Tensor:
+    """Density at the rim that is no centred particle's, (K,): what the rotational average leaves at 0.42 to 0.55
+    diameters, over the deviation of all density within the diameter.
+
+    A hollow shell has its wall at the rim, and defocus leaves a dark halo about it: both are rotationally symmetric.
+    """
+    radius = radius_grid(averages.shape[-1], 2, device=averages.device)
+    ring, inside = (radius > 0.42 * diameter_px) & (radius < 0.55 * diameter_px), radius < 0.5 * diameter_px
+    left = averages - rotational_part(averages)
+    return left[:, ring].square().mean(1).sqrt() / averages[:, inside].std(1).clamp(min=1e-12)
 
 
 def measure_particles(found: Classes, first_band: float) -> Columns:

@@ -56,9 +56,9 @@ def rank_classes(classes: Columns) -> Ranked:
             _falling(classes["resolution_angstrom"] / usual, 1.5, 4.0), _BLURRED
         ),
         "off centre": _falling(classes["off_centre"], 0.15, 0.35),
-        "larger than the particle": _falling(classes["extent"], 1.05, 1.3),
+        "larger than the particle": _falling(classes["extent"], 1.45, 1.7),
         "smaller than the particle": 1 - _falling(classes["extent"], 0.1, 0.25),
-        "density at the edge": _falling(classes["edge"], 0.6, 1.2),
+        "density at the edge": _falling(classes["edge"], 0.7, 1.0),
     }
     table = np.stack(list(parts.values()))
     score = np.where(filled, table.min(0), 0.0)

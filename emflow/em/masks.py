@@ -59,6 +59,17 @@ def spherical_part(volume: Tensor) -> Tensor:
     return torch.lerp(profile[low], profile[low + 1], (radius - low).to(volume.dtype))
 
 
+def rotational_part(images: Tensor) -> Tensor:
+    """Replace each pixel of images (k, n, n) by the mean over its circle about n//2 (linear between radii)."""
+    radius = radius_grid(images.shape[-1], 2, device=images.device)
+    index = radius.round().long().reshape(-1)
+    sums = images.new_zeros(len(images), int(index.max()) + 2)
+    sums.index_add_(1, index, images.reshape(len(images), -1))
+    profile = sums / torch.bincount(index, minlength=sums.shape[1]).clamp(min=1)
+    low = radius.floor().long()
+    return torch.lerp(profile[:, low], profile[:, low + 1], radius - low)
+
+
 def lowpass(volume: Tensor, voxel_size_angstrom: float, resolution_angstrom: float) -> Tensor:
     """Low-pass volumes (..., n, n, n) with a Gaussian that is ½ at ``resolution_angstrom`` (no ringing)."""
     n = volume.shape[-1]
