@@ -21,7 +21,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from emflow.em.images import shell_means, spread
-from emflow.em.masks import solvent_mask
+from emflow.em.masks import lowpass, solvent_mask
 from emflow.em.search import WeightedImages
 from emflow.em.slices import HalfPlane, complex_product, volume_spectrum
 from emflow.em.wiener import Accumulator, fsc_to_ssnr, shell_mean
@@ -31,6 +31,8 @@ NEGLIGIBLE = 1e-3
 """Posterior weights below this add nothing to a class' sums."""
 ENVELOPE_DIAMETERS = 8.0
 """The envelope is made from the mean map low-passed to the diameter over this at least, and grown by half of that."""
+LOCAL_DIAMETERS = 5.0
+"""Whether folds agree on a difference is asked around each voxel, low-passed to the diameter over this."""
 Sums = list[list[Accumulator]]
 """Of each class, for each fold."""
 
@@ -112,7 +114,8 @@ def mean_of(specimen: Specimen, images: Weighted) -> Mean:
         rest = copy.copy(whole)
         rest.sums = whole.sums - own.sums
         numerator, denominator = rest.merged()
-        grids.append((numerator / (denominator + inverse), denominator))
+        # nothing is measured at zero frequency
+        grids.append((numerator / (denominator + inverse).clamp(min=1e-30), denominator))
     numerator, denominator = whole.merged()
     mean = Mean(grids, inverse, curve, sphere)
     if not specimen.solvent_mask:
@@ -158,29 +161,74 @@ def fold_fsc(first: Accumulator, second: Accumulator, filling: float) -> Tensor:
     return torch.where(curve > 0, curve / (curve + filling * (1 - curve)), curve).float()
 
 
-def class_maps(specimen: Specimen, mean: Mean, sums: Sums, fraction: float) -> Tensor:
+def class_maps(specimen: Specimen, mean: Mean, sums: Sums, fraction: float, parted: bool = True) -> Tensor:
     """Regularised maps (J, K, b, b, b): for the particles of fold j, from those of all other folds.
 
-    ``fraction`` is f, the power by which classes differ over the mean map's. Where the specimen has a mask, classes
-    keep their own map inside of it and the mean outside.
+    Parameters
+    ----------
+    specimen
+        Where it has a mask, classes keep their own map inside of it and the mean outside.
+    mean
+        Of all classes.
+    sums
+        Of each class and fold.
+    fraction
+        f, the power by which classes differ over the mean map's.
+    parted
+        Keep differences only where folds agree on them; not while classes are still looked for.
     """
-    shape = (len(mean.grids), len(sums))
-    side = sums[0][0].box
-    maps = torch.empty(*shape, side, side, side, device=mean.inverse_power.device)
-    focus = specimen.focus(side)
+    like = sums[0][0]
     pull = mean.inverse_power / fraction
-    wholes = [add_up(folds) for folds in sums]
-    for j, (grid, denominator) in enumerate(mean.grids):
-        shared = None if focus is None else _solve(sums[0][0], grid, torch.ones_like(denominator))
-        for k, whole in enumerate(wholes):
+    shared = torch.stack(
+        [_solve(like, grid, torch.ones_like(denominator)) for grid, denominator in mean.grids]
+    )
+    maps = torch.empty(len(shared), len(sums), *shared.shape[1:], device=shared.device)
+    together, apart = torch.zeros_like(shared), torch.zeros_like(shared)
+    local = parted and len(sums) > 1
+    for k, folds in enumerate(sums):
+        whole = add_up(folds)
+        for j, (grid, _) in enumerate(mean.grids):
             rest = copy.copy(whole)
-            rest.sums = whole.sums - sums[k][j].sums
+            rest.sums = whole.sums - folds[j].sums
             own, weight = rest.merged()
-            volume = _solve(whole, own + pull * grid, weight + pull)
-            if shared is not None and focus is not None:
-                volume = shared + focus * (volume - shared)
-            maps[j, k] = volume * mean.envelope
-    return maps
+            maps[j, k] = _solve(like, own + pull * grid, weight + pull)
+        if local:
+            differences = torch.empty_like(shared)
+            for j, (grid, _) in enumerate(mean.grids):
+                own, weight = folds[j].merged()
+                differences[j] = _solve(like, own + pull * grid, weight + pull) - shared[j]
+            differences *= mean.envelope
+            together += (differences.sum(0) - differences).square()
+            squares = differences.square()
+            apart += squares.sum(0) - squares
+    focus = specimen.focus(like.box)
+    if local:
+        voxel_diameters = specimen.images.box / like.box / specimen.diameter_px
+        keep = agreed_share(together, apart, voxel_diameters)
+        keep = keep if focus is None else keep * focus
+        maps = shared[:, None] + keep[:, None] * (maps - shared[:, None])
+    elif focus is not None:
+        maps = shared[:, None] + focus * (maps - shared[:, None])
+    return maps * mean.envelope
+
+
+def agreed_share(together: Tensor, apart: Tensor, voxel_diameters: float) -> Tensor:
+    """Of the power of class differences around each voxel, the share that is no noise (a Wiener weight), 0 to 1.
+
+    Parameters
+    ----------
+    together
+        For each fold j, the square of the sum of all other folds' differences from the mean, summed over classes,
+        (J, b, b, b): signal and noise.
+    apart
+        The sum of their squares. What is left of ``together`` without it are products of different folds: signal.
+    voxel_diameters
+        Size of a voxel in particle diameters.
+    """
+    count = len(together) - 1
+    around = lowpass(torch.stack((together, together - apart)), voxel_diameters, 1 / LOCAL_DIAMETERS)
+    power, product = around[0] / count**2, around[1] / (count * (count - 1))
+    return torch.where(power > 0, product / power.clamp(min=1e-30), 0.0).clamp(0, 1)
 
 
 def _solve(like: Accumulator, numerator: Tensor, denominator: Tensor) -> Tensor:

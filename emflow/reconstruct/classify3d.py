@@ -40,7 +40,7 @@ FOLDS = 4
 """A particle is compared with maps of three quarters of its half-set: those of the other folds."""
 DIFFERENCES = (0.2, 0.05)
 """Power by which classes differ, over the mean map's: the starts take these in turn."""
-FRACTIONS = (0.02, 0.06, 0.2, 0.6, 2.0)
+FRACTIONS = (0.02, 0.06, 0.2, 0.6, 2.0, 6.0)
 """From among these it is chosen afterwards, by the held-out likelihood."""
 FIRST_POWER = 0.1
 """Power of the likelihood at which annealing begins."""
@@ -164,7 +164,8 @@ class HalfClasses:
             steps = max(1, round(ANNEALED * self.cfg.n_iterations))
             powers = [FIRST_POWER ** (1 - i / steps) for i in range(steps)]
             powers += [1.0] * max(1, self.cfg.n_iterations - steps)
-            expected = self.iterate(weighted, posterior.view(len(posed), -1, options), fraction, powers)
+            begun = posterior.view(len(posed), -1, options)
+            expected = self.iterate(weighted, begun, fraction, powers, parted=False)
             gain = float((expected.evidence - alone.evidence).mean())
             evidence.append(gain)
             log.info(
@@ -177,16 +178,19 @@ class HalfClasses:
         return Found(posed, best[1], best[2], self.first_band, evidence)
 
     def iterate(
-        self, weighted: Weighted, posterior: Tensor, fraction: float, powers: list[float]
+        self, weighted: Weighted, posterior: Tensor, fraction: float, powers: list[float], parted: bool = True
     ) -> Expected:
-        """Maps by posteriors, posteriors by maps, once for each power of the likelihood."""
+        """Maps by posteriors, posteriors by maps, once for each power of the likelihood.
+
+        ``parted`` as in :func:`~emflow.reconstruct.class_em.class_maps`.
+        """
         band = float(weighted.plane.radius[-1])
         mean = mean_of(self.specimen, weighted)
         expected = Expected(posterior, torch.zeros(len(posterior), dtype=torch.float64))
         for power in powers:
             before = likeliest(expected.posterior)[0]
             sums = class_sums(self.specimen, weighted, expected.posterior)
-            maps = class_maps(self.specimen, mean, sums, fraction)
+            maps = class_maps(self.specimen, mean, sums, fraction, parted)
             expected = expect_classes(weighted, maps, prior_of(expected.posterior), band, power)
             changed = (likeliest(expected.posterior)[0] != before).float().mean()
             if power == 1.0 and float(changed) < SETTLED:

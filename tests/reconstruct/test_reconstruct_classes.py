@@ -157,7 +157,7 @@ def test_poses_are_found_from_one_start_map(three: tuple, tmp_path: Path) -> Non
     write_star(blind, tables)
     atoms = lumps()
     write_mrc(tmp_path / "start.mrc", 7 * density(atoms).numpy(), PIXEL)
-    cfg = ReconstructClasses(n_classes=3, poses="global", pose_rounds=1, **QUICK)
+    cfg = ReconstructClasses(n_classes=3, poses="global", pose_rounds=1, shift_fraction=0.02, **QUICK)
     classes(blind, tmp_path / "out", start=tmp_path / "start.mrc", cfg=cfg, run=RUN)
     found, _ = poses_of(load_particles(tmp_path / "out" / "particles.star"), PIXEL)
     assert angular_distance_deg(found, true).median() < 6
@@ -180,6 +180,24 @@ def test_a_pseudo_symmetry_is_relaxed(tmp_path: Path, make_mixture: Callable) ->
     found, _ = poses_of(load_particles(tmp_path / "out" / "particles.star"), PIXEL)
     right = max(float((angular_distance_deg(found @ g, true) < 1).float().mean()) for g in group)
     assert right > 0.9
+
+
+def test_only_what_differs_within_the_mask_decides(tmp_path: Path, make_mixture: Callable) -> None:
+    """Two lumps come and go, independently of each other; the mask holds the weaker one's place."""
+    atoms = lumps()
+    first, last = density(atoms[:1]), density(atoms[-1:])
+    rest = density(atoms[1:-1])
+    volumes = [rest, rest + first, rest + 0.8 * last, rest + first + 0.8 * last]
+    star, state, _ = make_mixture(tmp_path, volumes, 360, 0.8)
+    write_mrc(tmp_path / "mask.mrc", (last / last.max() * 3).clamp(max=1).numpy(), PIXEL)
+    cfg = ReconstructClasses(n_classes=2, poses="fixed", mask=tmp_path / "mask.mrc", **QUICK)
+    classes(star, tmp_path / "out", cfg=cfg, run=RUN)
+    found = labels_of(tmp_path / "out")
+    assert adjusted_rand_score(state >= 2, found) > 0.8
+    assert abs(adjusted_rand_score(state % 2, found)) < 0.1
+    half1, half2 = (read_mrc(tmp_path / "out" / f"class_0{k}" / "half1.mrc") for k in (1, 2))
+    assert np.isfinite(half1).all()
+    assert np.isfinite(half2).all()
 
 
 def test_poses_and_starts_that_lack_are_named(tmp_path: Path, make_particles: Callable) -> None:
