@@ -45,17 +45,21 @@ def test_the_group_is_found_and_the_frame_is_its_own(group: str) -> None:
     halves = turned_halves(group)
     best = search_symmetry(halves[0], halves[1], RADIUS, BAND)[0]
     assert (best.symmetry, best.holds) == (group, True)
-    assert best.ratio > 0.8
+    # measured: C3 0.94, D2 0.95, O 0.84; at random frames 0.05 ± 0.15, 0.03 ± 0.12, 0.10 ± 0.05
     assert best.random_ratio + 4 * best.random_deviation < best.ratio
     aligned = apply_alignment(halves[0], best.frame)
     for member in symmetry_operators(group)[1:3]:
         again = apply_alignment(aligned, Alignment(member, torch.zeros(3).double(), False, 1.0))
-        assert fsc(again, aligned)[2:7].min() > 0.7
+        assert (
+            fsc(again, aligned)[2:7].min() > 0.85
+        )  # measured: 0.92 to 0.96; frames 5° off give 0.81 at most
 
 
 def test_a_map_without_symmetry_is_c1() -> None:
     halves = turned_halves("C1")
-    assert not any(one.holds for one in search_symmetry(halves[0], halves[1], RADIUS, BAND))
+    scored = search_symmetry(halves[0], halves[1], RADIUS, BAND)
+    assert not any(one.holds for one in scored)
+    assert max(one.ratio for one in scored) < 0.5  # measured: 0.33 (C2), the best of all frames of 17 groups
 
 
 def write_folder(folder: Path, halves: list[Tensor]) -> Tensor:
