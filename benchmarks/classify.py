@@ -98,7 +98,9 @@ def make_stack(folder: Path, specimen: str, snr: float, seed: int) -> None:
             if not link.exists():
                 os.link(folder / name / path, link)
             links.append(str(link))
-        listed.append(table.assign(rlnMicrographName=links)[[c for c in map(str, table) if not c.startswith("emflow")]])
+        listed.append(
+            table.assign(rlnMicrographName=links)[[c for c in map(str, table) if not c.startswith("emflow")]]
+        )
         rows += places(folder / name, name, links, float(SPECIMENS[specimen][-1]) / PIXEL, rng)
     columns = pd.Index(["rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY", "emflowKind"])
     picks = pd.DataFrame(rows, columns=columns)
