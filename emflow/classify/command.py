@@ -8,7 +8,7 @@ import numpy as np
 
 from emflow.classify import judge
 from emflow.classify.config import ClassifyRun, ClassifySelect
-from emflow.classify.inputs import FEWEST, read_labels, read_particles, read_run
+from emflow.classify.inputs import FEWEST, read_labels, read_run
 from emflow.classify.measure import measure_classes, measure_particles
 from emflow.classify.outputs import write_no_run, write_run, write_selection
 from emflow.classify.run import Classification
@@ -16,6 +16,7 @@ from emflow.classify.select import Ranked, Selection
 from emflow.classify.select import select as choose
 from emflow.device import prepare
 from emflow.io.particle_images import image_set
+from emflow.io.particles import load_half_sets
 from emflow.io.record import Record
 from emflow.step import EmflowError, Run
 
@@ -32,7 +33,7 @@ def run(particles: Path, out: Path, /, *, cfg: ClassifyRun = ClassifyRun(), run:
     """
     device = prepare(run)
     with Record("classify.run", cfg, run, inputs=[particles]):
-        source = read_particles(particles)
+        source = load_half_sets(particles)
         if len(source) < FEWEST:
             write_no_run(out, source)
             return

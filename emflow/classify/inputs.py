@@ -1,4 +1,4 @@
-"""Read what the classification commands take: particles, a classification, a person's labels."""
+"""Read what the classification commands take: a classification, a person's labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pandas as pd
 
 from emflow.classify.measure import Columns
 from emflow.io.mrc import read_header, read_mrc
-from emflow.io.particles import Particles, load_particles
 from emflow.io.star import floats, integers, read_star, read_table
 from emflow.step import EmflowError
 
@@ -36,30 +35,6 @@ PARTICLE_COLUMNS = {
     "power": "emflowLowPower",
 }
 """Figures of a particle → columns of particles.star."""
-
-
-def read_particles(star: Path) -> Particles:
-    """Load particles, each with a half-set: rlnRandomSubset, or else every other micrograph or particle."""
-    empty = load_particles(star, images=False)
-    if not len(empty):
-        return empty
-    particles = load_particles(star)
-    table = particles.table
-    if "rlnRandomSubset" in table:
-        found = set(integers(table, "rlnRandomSubset").tolist())
-        if not found <= {1, 2}:
-            raise EmflowError(f"{star}: rlnRandomSubset holds {sorted(found)}; expected 1 and 2.")
-        return particles
-    names = table["rlnMicrographName"] if "rlnMicrographName" in table else pd.Series(range(len(table)))
-    order = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    halves = [str(order[name] % 2 + 1) for name in names]
-    return Particles(
-        table.assign(rlnRandomSubset=halves),
-        particles.optics,
-        particles.stacks,
-        particles.stack,
-        particles.index,
-    )
 
 
 @dataclass(frozen=True)

@@ -42,11 +42,11 @@ def measure_classes(found: Classes, diameter_px: float, pixel_size_angstrom: flo
         "resolution_angstrom": np.array([np.nan if r is None else r for r in resolution]),
         "correlation": curves[:, 1 : band + 1].mean(1).numpy(),
         "evidence": np.array(own),
-        **_shapes(found.averages, diameter_px),
+        **shapes(found.averages, diameter_px),
     }
 
 
-def _shapes(averages: Tensor, diameter_px: float) -> Columns:
+def shapes(averages: Tensor, diameter_px: float) -> Columns:
     """Where the density of averages lies."""
     n = averages.shape[-1]
     radius = radius_grid(n, 2, device=averages.device)

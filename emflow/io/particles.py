@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -158,6 +158,38 @@ def load_particles(star: str | os.PathLike[str], *, images: bool = True) -> Part
         )
     particles = _locate(Particles(table, optics), source)
     return _check_stacks(particles, source, foreign)
+
+
+def load_half_sets(star: Path) -> Particles:
+    """Load particles whose halves are to be compared, each with its half-set.
+
+    Without rlnRandomSubset the halves alternate from micrograph to micrograph, as they are first named.
+
+    Raises
+    ------
+    EmflowError
+        Particles of restored (denoised) micrographs, or a half-set that is neither 1 nor 2.
+    """
+    empty = load_particles(star, images=False)
+    if not len(empty):
+        return empty
+    particles = load_particles(star)
+    table = particles.table
+    if "emflowRestored" in table and (table["emflowRestored"].astype(str) == "1").any():
+        raise EmflowError(
+            f"{star}: holds particles of restored (denoised) micrographs; their noise is correlated, and a map or "
+            "class made of them agrees with itself better than it should. Extract from the original micrographs."
+        )
+    if "rlnRandomSubset" in table:
+        found = set(integers(table, "rlnRandomSubset").tolist())
+        if not found <= {1, 2}:
+            raise EmflowError(f"{star}: rlnRandomSubset holds {sorted(found)}; expected 1 and 2.")
+        return particles
+    names = table["rlnMicrographName"] if "rlnMicrographName" in table else pd.Series(range(len(table)))
+    order = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    halves = [str(order[name] % 2 + 1) for name in names]
+    log.info("%s has no half-sets: they alternate from micrograph to micrograph", star)
+    return replace(particles, table=table.assign(rlnRandomSubset=halves))
 
 
 def _optics_of(tables: Tables) -> pd.DataFrame | None:

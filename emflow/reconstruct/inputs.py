@@ -7,7 +7,6 @@ import logging
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -16,7 +15,7 @@ from emflow.em.poses import euler_to_matrix
 from emflow.em.symmetry import symmetry_operators
 from emflow.io.mrc import read_header, read_mrc
 from emflow.io.particle_images import poses_of
-from emflow.io.particles import Particles, load_particles
+from emflow.io.particles import Particles, load_half_sets, load_particles
 from emflow.io.star import floats, integers, read_star
 from emflow.reconstruct.config import ReconstructRefine
 from emflow.reconstruct.warm import Previous
@@ -31,40 +30,8 @@ FEWEST = 50
 
 
 def read_particles(star: Path) -> Particles:
-    """Load particles for a reconstruction, each with its half-set.
-
-    Without rlnRandomSubset the halves alternate from micrograph to micrograph, as they are first named.
-
-    Raises
-    ------
-    EmflowError
-        Particles of restored (denoised) micrographs, or a half-set that is neither 1 nor 2.
-    """
-    particles = load_particles(star)
-    if not len(particles):
-        return particles
-    table = particles.table
-    if "emflowRestored" in table and (table["emflowRestored"].astype(str) == "1").any():
-        raise EmflowError(
-            f"{star}: holds particles of restored (denoised) micrographs; their noise is correlated, and a map made "
-            "of them agrees with itself better than it should. Extract from the original micrographs."
-        )
-    if "rlnRandomSubset" in table:
-        found = set(integers(table, "rlnRandomSubset").tolist())
-        if not found <= {1, 2}:
-            raise EmflowError(f"{star}: rlnRandomSubset holds {sorted(found)}; expected 1 and 2.")
-        return particles
-    names = table["rlnMicrographName"] if "rlnMicrographName" in table else pd.Series(range(len(table)))
-    order = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    halves = [str(order[name] % 2 + 1) for name in names]
-    log.info("%s has no half-sets: they alternate from micrograph to micrograph", star)
-    return Particles(
-        table.assign(rlnRandomSubset=halves),
-        particles.optics,
-        particles.stacks,
-        particles.stack,
-        particles.index,
-    )
+    """Load particles for a reconstruction, each with its half-set (:func:`emflow.io.particles.load_half_sets`)."""
+    return load_half_sets(star)
 
 
 def too_few(particles: Particles) -> bool:

@@ -101,3 +101,11 @@ def test_of_a_few_particles_none_is_removed(make_views: Callable[..., Path], tmp
     select(tmp_path / "run", tmp_path / "out", cfg=ClassifySelect(labels=""))
     assert len(read_star(tmp_path / "out" / "selected.star")["particles"]) == 20
     assert json.loads((tmp_path / "out" / "verdicts.json").read_text())[0]["verdict"] == "unknown"
+
+
+def test_restored_particles_are_refused(make_views: Callable[..., Path], tmp_path: Path) -> None:
+    star = make_views(tmp_path, 60, 0)
+    tables = read_star(star)
+    write_star(star, {**tables, "particles": tables["particles"].assign(emflowRestored="1")})
+    with pytest.raises(EmflowError, match=r"restored \(denoised\)"):
+        run(star, tmp_path / "run", cfg=SETTINGS)

@@ -7,9 +7,10 @@ import torch
 
 from emflow.classify.config import ClassifySelect
 from emflow.classify.draw import balanced
-from emflow.classify.measure import Columns
+from emflow.classify.measure import Columns, shapes
 from emflow.classify.run import sound_images
 from emflow.classify.select import judge_particles, rank_classes, select
+from emflow.em.masks import radius_grid
 
 
 def classes(**changes: float) -> Columns:
@@ -62,6 +63,23 @@ def test_each_fault_lowers_the_score_and_is_named() -> None:
         assert word in ranked.reason[3]
         assert ranked.score[3] < 0.5 < 0.9 < ranked.score[0]
         assert ranked.reason[0] == ""
+
+
+def test_a_hollow_shell_is_no_fault_and_an_edge_through_the_box_is() -> None:
+    box, diameter = 64, 40.0
+    radius = radius_grid(box, 2)
+    ball, hole = ((r**2 - radius**2).clamp(min=0).sqrt() for r in (diameter / 2, 0.36 * diameter))
+    halo = torch.exp(-((radius - 0.56 * diameter) ** 2) / 8)  # of defocus
+    noise = torch.randn(box, box, generator=torch.Generator().manual_seed(0))
+    shell = 2 * (ball - hole) - 6 * halo + 0.5 * noise
+    carbon = 30.0 * (torch.arange(box) > 45)[:, None] + 0.5 * noise
+    off = torch.roll(shell, 14, 1)
+    found = classes() | shapes(
+        torch.stack([shell, shell.T, carbon, off]) * (radius < 0.65 * diameter), diameter
+    )
+    ranked = rank_classes(found)
+    assert min(ranked.score[:2]) > 0.9
+    assert max(ranked.score[2:]) < 0.5
 
 
 def test_strong_images_are_left_out() -> None:
