@@ -97,7 +97,8 @@ def weak_particles(strength: np.ndarray, evidence: np.ndarray, usual: np.ndarray
 
     Strength and half the logarithm of the evidence, both in deviations of the ``usual`` particles, are added. Noise
     makes as many particles seem weak as strong; what there is more of on the weak side is broken, and only where that
-    is a third of what would go, and three times what chance makes of such counts, is anything removed.
+    is a third of what would go, and three times what chance makes of such counts, is anything removed; beyond the
+    last bound noise hardly comes.
     """
     if usual.sum() < 10:
         return np.zeros(len(strength), dtype=bool)
@@ -105,7 +106,8 @@ def weak_particles(strength: np.ndarray, evidence: np.ndarray, usual: np.ndarray
     both = _away(both, usual)
     for bound in _WEAK:
         low, high = (both[usual] < -bound).sum(), (both[usual] > bound).sum()
-        if low > 1.5 * high + 0.5 and low - high > 3 * np.sqrt(low + high):
+        chance = 3 * np.sqrt(low + high) if bound < _WEAK[-1] else 0.0
+        if low > 1.5 * high + 0.5 and low - high > chance:
             return both < -bound
     return np.zeros(len(strength), dtype=bool)
 
