@@ -169,7 +169,7 @@ def test_a_failure_leaves_no_store(star: Path, tmp_path: Path) -> None:
     pixels[30, 3, 3] = np.nan
     content = (tmp_path / "b.mrcs").read_bytes()[: -pixels.nbytes] + pixels.tobytes()
     (tmp_path / "b.mrcs").write_bytes(content)
-    with pytest.raises(EmflowError, match="Particle 62 .000031@b.mrcs. holds values that are not finite"):
+    with pytest.raises(EmflowError, match="Particle 62 .000031@.*b.mrcs. holds values that are not finite"):
         made(star, tmp_path / "folder" / "store")
     assert not list((tmp_path / "folder").iterdir())
 

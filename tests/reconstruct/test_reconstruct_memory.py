@@ -56,8 +56,7 @@ def test_the_estimate_is_the_peak(tmp_path: Path, box: int) -> None:
         check=True,
     )
     peak = json.loads((tmp_path / "record.json").read_text())["peak_memory_mb"] * 2**20
-    # a program's own share differs by some 0.2 GB from run to run
-    assert abs(refine_memory_bytes(box, 100) - peak) < 0.25 * peak + 2.5e8
+    assert refine_memory_bytes(box, 100) == pytest.approx(peak, rel=0.25)
 
 
 def test_too_little_memory_is_said_beforehand(caplog: pytest.LogCaptureFixture) -> None:
