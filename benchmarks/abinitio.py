@@ -11,14 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
+from running.cost import run
 
 from emflow.em.fourier import resample
 from emflow.em.frames import align_frames
@@ -33,15 +30,6 @@ ALIGNED_DIAMETERS = 8.0
 SUCCESS = 1.1
 """A seed succeeds that comes to this times the best resolution at most (against the truth where it is known):
 at these sizes two shells."""
-
-
-def run(*words: str) -> float:
-    """Run a command of emflow; return its CPU-seconds."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-m", "emflow.cli", *words], check=True, env=environment)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def against_truth(path: Path, given: argparse.Namespace) -> float | None:

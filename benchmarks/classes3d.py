@@ -14,14 +14,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
+from running.cost import run
 from sklearn.metrics import adjusted_rand_score
 
 from emflow.em.masks import lowpass, solvent_mask
@@ -40,15 +37,6 @@ SETS = {
 CLASSES = {"fixed": 5, "global": 5, "whole": 2, "focused": 2, "homogeneous": 3, "noise": 3}
 RESULTS = Path(__file__).parent / "results" / "classes3d.json"
 START_ANGSTROM = 40.0
-
-
-def run(*words: str) -> float:
-    """Run a command of emflow; return its CPU-seconds."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-m", "emflow.cli", *words], check=True, env=environment)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def prepare(kind: str, folder: Path, particles: int, box: int, snr: float, seed: int) -> None:

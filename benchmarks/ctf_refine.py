@@ -25,7 +25,6 @@ import torch
 from torch import Tensor
 
 from emflow.em.fsc import fsc, resolution_at
-from emflow.em.images import noise_spectra
 from emflow.em.poses import matrix_to_euler, rotation_vector_to_matrix
 from emflow.io.mrc import read_mrc, write_mrc
 from emflow.io.particle_images import image_set, poses_of
@@ -36,7 +35,7 @@ from emflow.reconstruct.config import ReconstructCtf
 from emflow.reconstruct.ctf_refine import CtfRefinement, make_matcher
 from emflow.reconstruct.inputs import read_halves
 from emflow.reconstruct.inputs_ctf import places_of, views_of
-from emflow.reconstruct.merge import accumulate, particle_mask
+from emflow.reconstruct.merge import particle_mask, reconstruct_halves
 
 RESULTS = Path(__file__).parent / "results" / "ctf_refine.json"
 DIAMETER = 136.0
@@ -113,12 +112,7 @@ def reconstruct(star: Path, out: Path) -> tuple[Tensor, Tensor]:
     images = image_set(particles, torch.device("cpu"))
     voxel = images.pixel_size_angstrom
     rotations, shifts = poses_of(particles, voxel)
-    plane = images.plane(images.box / 2)
-    halves = []
-    for number in (1, 2):
-        rows = images.rows(number)
-        noise = noise_spectra(images, rows, plane)
-        halves.append(accumulate(images, rows, rotations[rows], shifts[rows], noise, plane, "C1").solve())
+    halves = reconstruct_halves(images, rotations, shifts, "C1")
     agreement = compare(halves[0], halves[1], voxel, DIAMETER, "C1")
     out.mkdir(exist_ok=True)
     for number, half in enumerate(halves, start=1):

@@ -12,15 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from running.cost import run
 from scipy.stats import spearmanr
 from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import KNeighborsRegressor
@@ -41,15 +38,6 @@ SETS = {
 MOVING = ("turn", "hinge")
 RESULTS = Path(__file__).parent / "results" / "heterogeneity_quick.json"
 _JUDGED = 200
-
-
-def run(*words: str) -> float:
-    """Run a command of emflow; return its CPU-seconds."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-m", "emflow.cli", *words], check=True, env=environment)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def prepare(kind: str, folder: Path, particles: int, box: int, snr: float, seed: int) -> None:

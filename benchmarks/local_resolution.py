@@ -141,7 +141,7 @@ def verdicts(n: int, seeds: int) -> dict[str, str]:
             found = local_metrics(windowed_resolution(half1, half2, mask, VOXEL, ValidateLocal()))
             row = counts.setdefault(name, [0, 0])
             for k, judged in enumerate((judge_parts(found), judge_finer(found))):
-                row[k] += judged.answer in ("warn", "fail")
+                row[k] += judged.verdict in ("warn", "fail")
     return {name: f"{a} and {b} of {seeds}" for name, (a, b) in counts.items()}
 
 

@@ -12,15 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from running.cost import run
 from torch import Tensor
 
 from emflow.em.fsc import fsc, shell_index
@@ -34,15 +31,6 @@ EXTENT_ANGSTROM = 217.6
 DIAMETER_ANGSTROM = 150
 BANDS_ANGSTROM = ((20.0, 10.0), (10.0, 7.0))
 POSES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "rlnOriginYAngst")
-
-
-def run(*words: str) -> float:
-    """Run a command of emflow; return its CPU-seconds."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-m", "emflow.cli", *words], check=True, env=environment)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def prepare(folder: Path, first: int, added: int, box: int, seed: int) -> None:

@@ -6,7 +6,7 @@ params are all made from it. This module imports nothing heavy.
 """
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,6 +14,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 class EmflowError(Exception):
     """Something the user can mend: what is wrong, where, what was expected, what to do."""
+
+
+class Judgement(NamedTuple):
+    """One row of verdicts.json."""
+
+    question: str
+    verdict: str
+    """pass, warn, fail or unknown."""
+    evidence: str
+    action: str = ""
 
 
 @Parameter(name="*")  # flat flags: --patch-size, not --cfg.patch-size; inherited by every section

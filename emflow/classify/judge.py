@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from emflow.classify.measure import Columns
 from emflow.classify.select import SIGNAL, Selection
-
-
-class Judgement(NamedTuple):
-    """One row of verdicts.json."""
-
-    question: str
-    verdict: str
-    evidence: str
-    action: str = ""
+from emflow.step import Judgement
 
 
 def too_few(particles: int) -> list[Judgement]:

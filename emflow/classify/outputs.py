@@ -9,7 +9,6 @@ import pandas as pd
 
 from emflow.classify.figures import draw_classes
 from emflow.classify.inputs import CLASS_COLUMNS, PARTICLE_COLUMNS, Run
-from emflow.classify.judge import Judgement
 from emflow.classify.measure import Columns
 from emflow.classify.run import Classes
 from emflow.classify.select import Selection
@@ -20,6 +19,7 @@ from emflow.io.mrc import write_mrc
 from emflow.io.particles import Particles
 from emflow.io.record import verdict, write_metrics, write_verdicts
 from emflow.io.star import write_star
+from emflow.step import Judgement
 
 Metrics = dict[str, float | int | None]
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from emflow.heterogeneity.fit import Fit
+from emflow.step import Judgement
 
 ACTION_NONE = (
     "Treat the particles as one state. Small motions may need more particles, finer poses or a mask around the "
@@ -14,15 +13,6 @@ ACTION_NONE = (
 PARTLY_RIGID, MOSTLY_RIGID = 0.15, 0.5
 """Of the components' power. True poses gave up to 0.04 on simulated motions, poses off by 4° and half a pixel
 0.7 where nothing moved."""
-
-
-class Judgement(NamedTuple):
-    """A row of verdicts.json."""
-
-    question: str
-    answer: str
-    evidence: str
-    action: str
 
 
 def judge_too_few(why: str) -> Judgement:
@@ -68,10 +58,10 @@ def judge_fit(fit: Fit) -> list[Judgement]:
     rows = [Judgement(question, "pass", text, "")]
     rows.append(Judgement("Do independent halves find the same motions?", answer, agreement, action))
     if worst < 0.1:
-        rows[-1] = rows[-1]._replace(answer="warn", action="Use fewer components or more particles.")
+        rows[-1] = rows[-1]._replace(verdict="warn", action="Use fewer components or more particles.")
     rigid = judge_rigid(fit.rigid_total())
     if fit.rigid_total() >= MOSTLY_RIGID:
-        rows[0] = rows[0]._replace(answer="warn", action=rigid.action)
+        rows[0] = rows[0]._replace(verdict="warn", action=rigid.action)
     return [*rows, rigid]
 
 

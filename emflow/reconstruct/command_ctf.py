@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 
 from emflow.device import prepare
-from emflow.em.images import noise_spectra
 from emflow.io.particle_images import image_set, poses_of
 from emflow.io.particles import Particles
 from emflow.io.record import Record
@@ -18,7 +17,7 @@ from emflow.reconstruct.ctf_refine import CtfRefinement, make_matcher
 from emflow.reconstruct.inputs import diameter_of, read_halves, read_particles, too_few
 from emflow.reconstruct.inputs_ctf import places_of, views_of
 from emflow.reconstruct.judge_ctf import judge_ctf, no_structure
-from emflow.reconstruct.merge import accumulate
+from emflow.reconstruct.merge import reconstruct_halves
 from emflow.reconstruct.outputs_ctf import Outcome, metrics_of, refined_table, write_ctf, write_figures
 from emflow.step import EmflowError, Run
 
@@ -81,12 +80,6 @@ def _reconstruct_again(
     images = image_set(particles, device)
     voxel = images.pixel_size_angstrom
     rotations, shifts = poses_of(particles, voxel)
-    plane = images.plane(images.box / 2)
-    halves = []
-    for number in (1, 2):
-        rows = images.rows(number)
-        noise = noise_spectra(images, rows, plane)
-        sums = accumulate(images, rows, rotations[rows], shifts[rows], noise, plane, cfg.symmetry)
-        halves.append(sums.solve())
+    halves = reconstruct_halves(images, rotations, shifts, cfg.symmetry)
     after = compare(halves[0], halves[1], voxel, diameter, cfg.symmetry)
-    return Outcome(before, after, (halves[0], halves[1]))
+    return Outcome(before, after, halves)

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from emflow.reconstruct.agreement import SAME_MAP, Agreement, start_agreement
 from emflow.reconstruct.config import ReconstructSharpen
 from emflow.reconstruct.sharpen import SharpenedMaps
 from emflow.reconstruct.symmetry import Scored
-
-
-class Judgement(NamedTuple):
-    """One row of verdicts.json."""
-
-    question: str
-    verdict: str
-    evidence: str
-    action: str = ""
+from emflow.step import Judgement
 
 
 def too_few(particles: int) -> list[Judgement]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from emflow.reconstruct.agreement import SIGNIFICANT
 from emflow.reconstruct.class_match import Matched
-from emflow.reconstruct.judge import Judgement
+from emflow.step import Judgement
 
 SAME = 0.5
 """Adjusted Rand index between halves from which particles count as sorted alike."""

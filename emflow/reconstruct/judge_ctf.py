@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from emflow.reconstruct.agreement import Agreement
 from emflow.reconstruct.ctf_refine import CtfFit, Gain, Tilt
-from emflow.reconstruct.judge import Judgement
+from emflow.step import Judgement
 
 HOLDS = "Does the refinement of the CTF hold?"
 

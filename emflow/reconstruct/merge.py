@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from emflow.em.fsc import first_below, radial_average, shell_index
-from emflow.em.images import ImageSet
+from emflow.em.images import ImageSet, noise_spectra
 from emflow.em.masks import soft_sphere, solvent_mask
 from emflow.em.search import WeightedImages
 from emflow.em.sharpen import fit_line, fsc_weight, log_amplitude, range_suffices
@@ -58,6 +58,20 @@ def accumulate(
             centred = complex_product(weighted.data, phases) / rotations.shape[1]
             sums.add(centred, power, turned.to(images.device), plane)
     return sums
+
+
+def reconstruct_halves(
+    images: ImageSet, rotations: Tensor, shifts_px: Tensor, symmetry: str
+) -> tuple[Tensor, Tensor]:
+    """Raw half maps of images at given poses, (N, 3, 3) and (N, 2) on the CPU; the noise is their mean power."""
+    plane = images.plane(images.box / 2)
+    halves = []
+    for number in (1, 2):
+        rows = images.rows(number)
+        noise = noise_spectra(images, rows, plane)
+        sums = accumulate(images, rows, rotations[rows], shifts_px[rows], noise, plane, symmetry)
+        halves.append(sums.solve())
+    return halves[0], halves[1]
 
 
 def merge(

@@ -22,9 +22,9 @@ from emflow.io.star import write_star
 from emflow.reconstruct.agreement import Agreement
 from emflow.reconstruct.figures import draw_maps
 from emflow.reconstruct.inputs_sharpen import RawHalves
-from emflow.reconstruct.judge import Judgement
 from emflow.reconstruct.sharpen import SharpenedMaps
 from emflow.reconstruct.symmetry import Scored
+from emflow.step import Judgement
 
 EMPTY_BOX = 16
 """Side of the empty maps of a set without particles."""

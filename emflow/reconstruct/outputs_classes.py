@@ -15,9 +15,9 @@ from emflow.io.particles import Particles
 from emflow.io.record import verdict, write_metrics, write_verdicts
 from emflow.io.star import write_star
 from emflow.reconstruct.class_match import Matched, MatchedClass
-from emflow.reconstruct.judge import Judgement
 from emflow.reconstruct.merge import merge, particle_mask
 from emflow.reconstruct.outputs import fsc_tables, pose_columns, with_columns
+from emflow.step import Judgement
 
 
 def class_folder(out: Path, number: int) -> Path:

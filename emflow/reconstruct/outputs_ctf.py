@@ -20,8 +20,8 @@ from emflow.reconstruct.agreement import Agreement
 from emflow.reconstruct.ctf_match import Geometry, Views
 from emflow.reconstruct.ctf_refine import CtfFit
 from emflow.reconstruct.figures_ctf import draw_defocus, draw_tilt
-from emflow.reconstruct.judge import Judgement
 from emflow.reconstruct.outputs import fsc_tables
+from emflow.step import Judgement
 
 AXES = ("U", "V", "Angle")
 

@@ -105,7 +105,7 @@ def compare(evidence: Evidence, cfg: ValidateMaps) -> Finding:
     tables = fsc_tables(curves, others, evidence.paths, mask.path)
     quoted = list(evidence.quoted)
     record = judge_inputs.judge_records(evidence.proof)
-    if record.answer == "fail":  # no resolution stands on halves that are known to share something
+    if record.verdict == "fail":  # no resolution stands on halves that are known to share something
         quoted.append(verdict_row(record))
     found = Finding(
         judgements=[

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from emflow.validate.judge import Judgement
+from emflow.step import Judgement
 
 
 @dataclass(frozen=True)

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
+from emflow.step import Judgement
 from emflow.validate.maps import HalfMapCurves
 
 RANK = {"pass": 0, "warn": 1, "fail": 2}
 """From good to bad. ``unknown`` has no rank: what nobody knows, such as the hand, does not spoil what is known."""
-
-
-class Judgement(NamedTuple):
-    """One row of ``verdicts.json``."""
-
-    question: str
-    answer: str
-    evidence: str
-    action: str = ""
 
 
 def is_resolved(curves: HalfMapCurves) -> bool:

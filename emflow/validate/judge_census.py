@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from emflow.step import Judgement
 from emflow.validate.census import Census, HalfSets, Weights
 from emflow.validate.defoci import Defoci
 from emflow.validate.doubles import Doubles
-from emflow.validate.judge import Judgement
 from emflow.validate.poses import Poses
 
 GIVE = "Give --particles."

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from emflow.step import Judgement
 from emflow.validate.angles import Coverage
 from emflow.validate.directional import Cones
-from emflow.validate.judge import Judgement
 
 UNEVEN = 0.5
 """Conical FSC area ratio below which a map is called anisotropic (cryoSPARC's guide names the same)."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from emflow.step import Judgement
 from emflow.validate.config import ValidateParticles
 from emflow.validate.images import Agreement, RingCurves
-from emflow.validate.judge import Judgement
 from emflow.validate.number import COVERED, Draw, NumberFit
 from emflow.validate.outliers import NOISE, NOISE_SCORE, Outliers
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from emflow.step import Judgement
 from emflow.validate.enhanced import NoiseField
-from emflow.validate.judge import Judgement
 from emflow.validate.overlay import Overlay
 from emflow.validate.sanity import Filtering, Likeness, MaskShape, Solvent
 

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from emflow.em.local_filter import filter_locally
 from emflow.em.local_resolution import LocalResolution
+from emflow.step import Judgement
 from emflow.validate.config import ValidateLocal
 from emflow.validate.figures_local import draw_histogram, draw_local
 from emflow.validate.finding import Finding
-from emflow.validate.judge import Judgement
 
 FILTERED_MAP = "local_filtered"
 """Map whose pixels are no longer raw: it must carry the mark of restored ones."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from emflow.em.atoms import AtomicModel
+from emflow.step import Judgement
 from emflow.validate.hand import CLAIM, Windings
-from emflow.validate.judge import Judgement
 from emflow.validate.model import ModelCurves, RealSpace
 from emflow.validate.place import Placement
 from emflow.validate.qscore import expected_q

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from emflow.em.fsc import corrected_fsc, resolution_at
 from emflow.figure import BLUE, GREEN, INK, ORANGE, RED, figure, styled
+from emflow.step import Judgement
 from emflow.validate.config import HalfMaps
 from emflow.validate.figures import resolution_axis
 from emflow.validate.finding import Finding
-from emflow.validate.judge import Judgement
 from emflow.validate.maps import THRESHOLD, HalfMapCurves, compare_halves
 
 

@@ -15,10 +15,9 @@ from emflow.io.particles import Particles, read_images
 from emflow.io.record import write_metrics
 from emflow.io.stack import GrowingStack
 from emflow.io.star import write_star
-from emflow.step import EmflowError
+from emflow.step import EmflowError, Judgement
 from emflow.validate.finding import Finding
 from emflow.validate.images import Agreement
-from emflow.validate.judge import Judgement
 from emflow.validate.noise_control import ring_of, substitute_noise
 from emflow.validate.outliers import Outliers
 from emflow.validate.outputs import write_finding

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from emflow.step import Judgement
 from emflow.validate.config import ValidateStates
 from emflow.validate.inputs import Mask, StateMaps
-from emflow.validate.judge import Judgement, is_resolved
+from emflow.validate.judge import is_resolved
 from emflow.validate.maps import compare_halves
 
 

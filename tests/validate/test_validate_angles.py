@@ -53,7 +53,7 @@ def test_uniform_views_have_factor_one_and_density_one() -> None:
     assert result.empty_fraction == 0
     assert view_density(views, sphere_points(200)).sub(1).abs().max() < 0.05
     assert fourier_coverage(views, sphere_points(200)).mean() == pytest.approx(1, abs=0.02)
-    assert judge_directions(result, None).answer == "pass"
+    assert judge_directions(result, None).verdict == "pass"
 
 
 def side_views(count: int) -> torch.Tensor:
@@ -67,14 +67,14 @@ def test_side_views_alone_have_the_known_factor(symmetry: str) -> None:
     views = pool_views(side_views(5000), symmetry_operators(symmetry))
     result = judge_coverage(views)
     assert result.factor == pytest.approx(8 / math.pi**2, abs=0.015)
-    assert judge_directions(result, None).answer == "pass"
+    assert judge_directions(result, None).verdict == "pass"
 
 
 def test_top_views_alone_leave_most_of_fourier_space_empty() -> None:
     result = judge_coverage(pool_views(torch.tensor([[0.0, 0.0, 1.0]]).repeat(1000, 1)))
     assert result.factor < 0.05
     assert result.empty_fraction > 0.9
-    assert judge_directions(result, None).answer == "warn"
+    assert judge_directions(result, None).verdict == "warn"
 
 
 def test_symmetry_fills_what_one_view_cannot() -> None:
@@ -95,7 +95,7 @@ def test_few_even_views_are_not_called_uneven() -> None:
     for seed in range(20):
         points = torch.randn(100, 3, generator=torch.Generator().manual_seed(seed)).double()
         result = judge_coverage(pool_views(points / points.norm(dim=1, keepdim=True)))
-        assert judge_directions(result, None).answer == "pass"
+        assert judge_directions(result, None).verdict == "pass"
     few = judge_directions(Coverage(60, 60, 0.4, 0.1), None)
-    assert few.answer == "unknown"
+    assert few.verdict == "unknown"
     assert "no more than a hint" in few.evidence

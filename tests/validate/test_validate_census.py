@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from emflow.em.poses import euler_to_matrix, matrix_to_euler, quaternion_to_matrix
 from emflow.em.symmetry import to_asymmetric_unit
 from emflow.figure import png_bytes
+from emflow.step import Judgement
 from emflow.validate.census import Census, HalfSets, count_particles, split_of, weigh
 from emflow.validate.columns import centres_angstrom, numbers, of_optics
 from emflow.validate.doubles import find_doubles
 from emflow.validate.figures_census import draw_particles
 from emflow.validate.inputs import read_particles
-from emflow.validate.judge import Judgement
 from emflow.validate.judge_census import judge_census, judge_halves, judge_poses
 from emflow.validate.poses import look_at_poses, views_of
 
@@ -80,7 +80,7 @@ def judged(table: pd.DataFrame, optics: pd.DataFrame | None = OPTICS) -> tuple[C
 
 
 def answers(table: pd.DataFrame, optics: pd.DataFrame | None = OPTICS) -> dict[str, str]:
-    return {name: row.answer for name, row in judged(table, optics)[1].items()}
+    return {name: row.verdict for name, row in judged(table, optics)[1].items()}
 
 
 def change(table: pd.DataFrame, rows: np.ndarray, **columns: object) -> pd.DataFrame:
@@ -95,16 +95,16 @@ def test_half_sets_are_counted_by_micrograph() -> None:
     table = pd.DataFrame({"rlnMicrographName": ["a", "a", "b", "b"], "rlnRandomSubset": ["1", "1", "2", "1"]})
     assert split_of(table) == HalfSets(3, 1, 1)
     assert split_of(table.drop(columns="rlnRandomSubset")) is None
-    assert judge_halves(HalfSets(50, 50, 0)).answer == "pass"
-    assert judge_halves(HalfSets(90, 10, 0)).answer == "warn"
-    assert judge_halves(None).answer == "unknown"
+    assert judge_halves(HalfSets(50, 50, 0)).verdict == "pass"
+    assert judge_halves(HalfSets(90, 10, 0)).verdict == "warn"
+    assert judge_halves(None).verdict == "unknown"
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_clean_tables_raise_no_alarm(seed: int) -> None:
     table = clean(seed, each=60 if seed % 2 else 25, tilt_deg=40.0 if seed > 6 else 0.0)
     census, rows = judged(table)
-    assert {name: row.answer for name, row in rows.items()} == dict.fromkeys(rows, "pass")
+    assert {name: row.verdict for name, row in rows.items()} == dict.fromkeys(rows, "pass")
     assert len(census.flagged(table)) == 0
     metrics = census.metrics()
     assert metrics["particle_copies"] == 0
@@ -146,7 +146,7 @@ def picked_twice(table: pd.DataFrame, rows: np.ndarray) -> pd.DataFrame:
 def test_particles_picked_twice_are_found_and_across_the_halves_they_fail() -> None:
     table = picked_twice(clean(1), np.arange(0, 1200, 30))
     census, rows = judged(table)
-    assert rows["doubles"].answer == "warn"
+    assert rows["doubles"].verdict == "warn"
     assert census.doubles is not None
     assert census.doubles.copies == pytest.approx(40, abs=1)
     assert census.doubles.across_halves == 0
@@ -160,14 +160,14 @@ def test_particles_picked_twice_are_found_and_across_the_halves_they_fail() -> N
     census, rows = judged(table)
     assert census.doubles is not None
     assert census.doubles.across_halves == 80
-    assert rows["doubles"].answer == "fail"
+    assert rows["doubles"].verdict == "fail"
     assert "other half" in rows["doubles"].evidence
 
 
 def test_the_same_image_twice_is_found_without_any_distance() -> None:
     table = clean(2)
     census, rows = judged(pd.concat([table, table.iloc[:30]], ignore_index=True))
-    assert rows["doubles"].answer == "warn"
+    assert rows["doubles"].verdict == "warn"
     assert census.doubles is not None
     assert census.doubles.copies == 30
 
@@ -191,7 +191,7 @@ def test_poses_that_are_no_search_result_are_found() -> None:
     table = clean(3)
     n = len(table)
     census, rows = judged(change(table, np.arange(12), rlnAngleTilt="nan"))
-    assert rows["poses"].answer == "warn"
+    assert rows["poses"].verdict == "warn"
     assert set(census.flagged(table)["emflowReason"]) == {"pose is no number"}
     assert (
         answers(change(table, np.arange(n), rlnAngleRot=0, rlnAngleTilt=0, rlnAnglePsi=0))["poses"]
@@ -213,9 +213,9 @@ def test_the_choice_of_a_symmetry_mate_is_not_called_a_bias() -> None:
     angles = matrix_to_euler(side @ to_asymmetric_unit(rotations, "O")).numpy().T
     names = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
     table = change(clean(3), np.arange(1200), **dict(zip(names, angles, strict=True)))
-    assert judge_poses(look_at_poses(table, OPTICS, DIAMETER, "O")).answer == "pass"
+    assert judge_poses(look_at_poses(table, OPTICS, DIAMETER, "O")).verdict == "pass"
     told = judge_poses(look_at_poses(table, OPTICS, DIAMETER, "C1"))
-    assert told.answer == "warn"
+    assert told.verdict == "warn"
     assert "--symmetry" in told.action
 
 
@@ -232,7 +232,7 @@ def test_shifts_at_the_edge_of_the_search_are_found(square: bool) -> None:
     row = judged(
         change(table, np.arange(len(table)), rlnOriginXAngst=wide[:, 0], rlnOriginYAngst=wide[:, 1])
     )[1]
-    assert row["poses"].answer == "warn"
+    assert row["poses"].verdict == "warn"
     assert "pile up" in row["poses"].evidence
     even = rng.uniform(-12, 12, (len(table), 2))  # a broad distribution without a pile
     table = change(table, np.arange(len(table)), rlnOriginXAngst=even[:, 0], rlnOriginYAngst=even[:, 1])
@@ -245,7 +245,7 @@ def test_ctf_values_that_cannot_be_are_found() -> None:
     few = np.arange(0, n, 50)
     wrong = change(table, few, rlnDefocusU=4e4, rlnDefocusV=4e4)
     census, rows = judged(wrong)
-    assert rows["defoci"].answer == "warn"
+    assert rows["defoci"].verdict == "warn"
     listed = census.flagged(wrong)
     assert sorted(int(r) - 1 for r in listed["emflowRow"]) == few.tolist()
     assert set(listed["emflowReason"]) == {"defocus off its micrograph's plane"}
@@ -253,11 +253,11 @@ def test_ctf_values_that_cannot_be_are_found() -> None:
     row = judged(change(table, np.arange(n), rlnDefocusU=micrometre[0], rlnDefocusV=micrometre[1]))[1][
         "defoci"
     ]
-    assert row.answer == "fail"
+    assert row.verdict == "fail"
     assert "ångström" in row.action
     assert answers(change(table, np.arange(30), rlnDefocusU=30000, rlnDefocusV=20000))["defoci"] == "warn"
     row = judged(table, OPTICS.assign(rlnVoltage=["300.0", "300000"]))[1]["defoci"]
-    assert row.answer == "fail"
+    assert row.verdict == "fail"
     assert "rlnVoltage is 300000 kV" in row.evidence
 
 
@@ -304,7 +304,7 @@ def test_odd_tables_raise_nothing(data: st.DataObject) -> None:
         st.sampled_from([None, OPTICS, OPTICS.drop(columns="rlnOpticsGroup"), OPTICS.iloc[:0]])
     )
     census, rows = judged(table, optics)
-    assert {row.answer for row in rows.values()} <= {"pass", "warn", "fail", "unknown"}
+    assert {row.verdict for row in rows.values()} <= {"pass", "warn", "fail", "unknown"}
     json.dumps(census.metrics(), allow_nan=False)
     assert len(census.flagged(table)) <= n
     views_of(table, "C2")

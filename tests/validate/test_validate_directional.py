@@ -164,7 +164,7 @@ def test_isotropic_side_view_and_top_view_sets_are_told_apart(shape: str, symmet
             assert cones is not None
             ratios.setdefault(kind, []).append(cones.area_ratio)
             answers = [
-                judge_directions(*given).answer
+                judge_directions(*given).verdict
                 for given in ((coverage, None), (None, cones), (coverage, cones))
             ]
             assert (set(answers) == {"pass"}) if kind != "top" else ("pass" not in answers)
@@ -187,7 +187,7 @@ def test_the_worst_direction_is_the_one_nobody_saw() -> None:
 def test_noise_has_no_cones_and_no_verdict() -> None:
     one, two = (torch.randn(N, N, N, generator=generator(4, k)) for k in (1, 2))
     assert compare_directions(sum_directions(one, two, soft_sphere(N, 15, 4), 3.0)) is None
-    assert judge_directions(None, None).answer == "unknown"
+    assert judge_directions(None, None).verdict == "unknown"
     empty = torch.zeros(N, N, N)
     assert compare_directions(sum_directions(one, empty, soft_sphere(N, 15, 4), 3.0)) is None
 
@@ -196,10 +196,10 @@ def test_even_angles_and_an_uneven_map_contradict_each_other() -> None:
     cones = cones_of("top", 5)
     coverage = judge_coverage(pool_views(draw_directions("uniform", 5)))
     row = judge_directions(coverage, cones)
-    assert row.answer == "fail"
+    assert row.verdict == "fail"
     assert "the map does not" in row.evidence
     row = judge_directions(judge_coverage(pool_views(draw_directions("top", 5))), cones_of("uniform", 5))
-    assert row.answer == "warn"
+    assert row.verdict == "warn"
     assert "belongs to the map" in row.action
 
 

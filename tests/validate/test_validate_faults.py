@@ -50,7 +50,7 @@ def test_both_halves_filtered(
             "sharpened": torch.exp(120 / 4 * frequency**2),
         }[way]
         halves = [filtered(half, weight) for half in (pair.half1, pair.half2)]
-    assert row(verdicts(pair.with_halves(*halves)), "unfiltered").answer == "warn"
+    assert row(verdicts(pair.with_halves(*halves)), "unfiltered").verdict == "warn"
 
 
 @pytest.mark.parametrize("way", ["turned", "finer", "half a voxel"])
@@ -69,7 +69,7 @@ def test_interpolated_halves(simulate_pair: Make, way: str, verdicts: Make, row:
         return torch.from_numpy(values)
 
     caught = row(verdicts(pair.with_halves(move(pair.half1), move(pair.half2))), "unfiltered")
-    assert caught.answer == "fail"
+    assert caught.verdict == "fail"
     assert "interpolating" in caught.evidence
 
 
@@ -77,24 +77,24 @@ def test_a_turned_half_is_told(simulate_pair: Make, verdicts: Make, row: Make) -
     pair = simulate_pair(0)
     other = torch.from_numpy(ndimage.rotate(pair.half2.numpy(), 5, axes=(1, 2), reshape=False, order=3))
     caught = row(verdicts(pair.with_halves(pair.half1, other)), "lie on")
-    assert caught.answer in ("warn", "fail")
+    assert caught.verdict in ("warn", "fail")
     assert float(caught.evidence.split("turned by ")[1].split("°")[0]) == pytest.approx(5, abs=0.8)
 
 
 def test_inverted_contrast(simulate_pair: Make, verdicts: Make, row: Make) -> None:
     pair = simulate_pair(0)
-    assert row(verdicts(pair.with_halves(-pair.half1, -pair.half2)), "bright").answer == "fail"
-    assert row(verdicts(pair.with_halves(*pair.noise)), "bright").answer == "unknown"
+    assert row(verdicts(pair.with_halves(-pair.half1, -pair.half2)), "bright").verdict == "fail"
+    assert row(verdicts(pair.with_halves(*pair.noise)), "bright").verdict == "unknown"
 
 
 def test_pure_noise_raises_no_claim(simulate_pair: Make, verdicts: Make, row: Make) -> None:
     """Two halves of noise are an honest pair of nothing: no shift, hand or leak is read into them."""
     pair = simulate_pair(0)
     rows = verdicts(pair.with_halves(*pair.noise), compare, look_for_faults)
-    assert row(rows, "which resolution").answer == "fail"
-    assert row(rows, "lie on").answer == "unknown"
+    assert row(rows, "which resolution").verdict == "fail"
+    assert row(rows, "lie on").verdict == "unknown"
     for words in ("share noise", "noise look raw", "unfiltered"):
-        assert row(rows, words).answer in ("pass", "unknown"), words
+        assert row(rows, words).verdict in ("pass", "unknown"), words
 
 
 def test_local_mean_is_that_of_cubes() -> None:
@@ -115,7 +115,7 @@ def test_the_records_prove_that_halves_share_nothing(
     paths = (folder / "half1.mrc", folder / "half2.mrc")
     proof = read_proof(folder, paths)
     assert set(proof.values()) == {True}
-    assert row(verdicts(pair, proof=proof), "on record").answer == "pass"
+    assert row(verdicts(pair, proof=proof), "on record").verdict == "pass"
     # a particle in both halves; a micrograph in both
     table = pd.DataFrame({"emflowParticleId": ["a", "a"], "emflowMicrographId": ["m", "m"]})
     write_star(folder / "particles.star", {"particles": table.assign(rlnRandomSubset=[1, 2])})

@@ -65,9 +65,9 @@ def test_nothing_is_claimed_of_noise_or_a_ball() -> None:
         noise = torch.randn(N, N, N, generator=generator(seed))
         windings = measure_windings((1 + noise) * soft_sphere(N, 16, 4), VOXEL, 4.0)
         assert len(windings.right) > 10
-        claims += judge_hand(windings, 4.0).answer != "unknown"
+        claims += judge_hand(windings, 4.0).verdict != "unknown"
     assert claims == 0
-    assert judge_hand(measure_windings(soft_sphere(N, 16, 4), VOXEL, 4.0), 4.0).answer == "unknown"
+    assert judge_hand(measure_windings(soft_sphere(N, 16, 4), VOXEL, 4.0), 4.0).verdict == "unknown"
 
 
 def test_an_odd_mirror_exchanges_the_windings() -> None:
@@ -120,7 +120,7 @@ def test_the_command_says_which_hand(tmp_path: Path, mirrored: bool) -> None:
 
 def test_a_coarse_map_is_not_asked() -> None:
     row = judge_hand(None, 12.0)
-    assert row.answer == "unknown"
+    assert row.verdict == "unknown"
     assert "12.0 Å" in row.evidence
 
 

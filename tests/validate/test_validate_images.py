@@ -150,8 +150,8 @@ def test_clean_sets_are_not_called_overfitted() -> None:
             found = judge.overfitting(agreement.rings, shell)
             assert found is not None
             assert abs(found[1]) < 4
-            assert judge.judge_overfitting(found, ValidateParticles()).answer == "pass"
-        answer = judge.judge_held_out(agreement, True).answer
+            assert judge.judge_overfitting(found, ValidateParticles()).verdict == "pass"
+        answer = judge.judge_held_out(agreement, True).verdict
         assert answer == ("fail" if amplitude == 0 else "pass"), (seed, agreement.significance)
 
 
@@ -162,16 +162,16 @@ def test_poses_fitted_to_noise_are_caught() -> None:
     found = judge.overfitting(agreement.rings, 0)
     assert found is not None
     assert found[1] > 8
-    assert judge.judge_overfitting(found, ValidateParticles()).answer == "fail"
-    assert judge.judge_held_out(agreement, True).answer == "fail"
+    assert judge.judge_overfitting(found, ValidateParticles()).verdict == "fail"
+    assert judge.judge_held_out(agreement, True).verdict == "fail"
     assert find_outliers(agreement).effective_particles is None
 
 
 def test_weak_particles_with_overfitted_poses_are_caught() -> None:
     posed, _ = particles(240, 0.15, 5, bfactor=1500.0)
     before, after = (judge.overfitting(compared(p).rings, 8) for p in (posed, fitted(posed)))
-    assert judge.judge_overfitting(before, ValidateParticles()).answer == "pass"
-    assert judge.judge_overfitting(after, ValidateParticles()).answer in ("warn", "fail")
+    assert judge.judge_overfitting(before, ValidateParticles()).verdict == "pass"
+    assert judge.judge_overfitting(after, ValidateParticles()).verdict in ("warn", "fail")
 
 
 def test_planted_junk_is_found_and_counted_out() -> None:
@@ -184,7 +184,7 @@ def test_planted_junk_is_found_and_counted_out() -> None:
     assert (outliers.reason[flagged] == NOISE).mean() > 0.9
     assert outliers.told_apart
     assert outliers.effective_particles == pytest.approx((~junk).sum(), rel=0.05)
-    assert judge.judge_outliers(outliers, 600, ValidateParticles()).answer == "warn"
+    assert judge.judge_outliers(outliers, 600, ValidateParticles()).verdict == "warn"
 
 
 def test_wrong_poses_are_found() -> None:
@@ -201,7 +201,7 @@ def test_wrong_poses_are_found() -> None:
 def test_junk_that_cannot_be_told_is_not_claimed() -> None:
     posed, _ = particles(400, 0.1, 9)
     outliers = find_outliers(compared(posed))
-    assert judge.judge_outliers(outliers, 400, ValidateParticles()).answer == "unknown"
+    assert judge.judge_outliers(outliers, 400, ValidateParticles()).verdict == "unknown"
 
 
 def line_draws(bfactor: float, scatter: float, seed: int) -> list[Draw]:
@@ -237,7 +237,7 @@ def test_no_line_is_drawn_through_what_the_number_does_not_set() -> None:
     assert fit_number([replace(draw, slices=3.0) for draw in draws], 0) is None
     flat = [replace(draw, resolution_angstrom=8.0 * (1 + 0.01 * (-1) ** i)) for i, draw in enumerate(draws)]
     assert fit_number(flat, 0) is None
-    assert judge.judge_number(flat, None, ValidateParticles()).answer == "unknown"
+    assert judge.judge_number(flat, None, ValidateParticles()).verdict == "unknown"
 
 
 def test_a_planted_envelope_comes_back() -> None:
@@ -262,7 +262,7 @@ def test_all_together_on_a_clean_set_and_on_an_enhanced_map() -> None:
     quarters = quarters_of(posed)
     halves = (quarters.whole(1), quarters.whole(2))
     found, agreement, _ = assess_images(posed, halves, MASK, ValidateParticles())
-    answers = {row.question: row.answer for row in found.judgements}
+    answers = {row.question: row.verdict for row in found.judgements}
     assert answers["Do these particles make these half maps?"] == "pass"
     assert answers["Do the poses follow noise?"] == "pass"
     assert answers["Do the images agree with a map that they did not make?"] == "pass"
@@ -272,5 +272,5 @@ def test_all_together_on_a_clean_set_and_on_an_enhanced_map() -> None:
     invented = torch.randn(BOX, BOX, BOX, generator=generator(12)) * soft_sphere(BOX, 9, 3) * common.std() * 3
     false = tuple(common + invented + 0.05 * half for half in halves)
     found, _, _ = assess_images(posed, (false[0], false[1]), MASK, ValidateParticles())
-    answers = {row.question: row.answer for row in found.judgements}
+    answers = {row.question: row.verdict for row in found.judgements}
     assert answers["Do these particles make these half maps?"] == "warn"

@@ -135,8 +135,8 @@ def test_a_model_in_place_stays_and_passes(truth: AtomicModel, halves: tuple[Ten
     assert not placement.searched
     assert curves.fit_shell >= 0.9 * curves.resolved_shell
     assert space.mask > 0.85
-    assert verdict.answer == "pass"
-    assert judge_overfit(curves).answer == "pass"
+    assert verdict.verdict == "pass"
+    assert judge_overfit(curves).verdict == "pass"
 
 
 def test_a_shifted_model_is_worse_and_is_put_back(truth: AtomicModel, halves: tuple[Tensor, Tensor]) -> None:
@@ -144,7 +144,7 @@ def test_a_shifted_model_is_worse_and_is_put_back(truth: AtomicModel, halves: tu
     assert placement.band_before < placement.band
     assert rms(placement.model, truth) < 0.2
     assert placement.moved_angstrom == pytest.approx(2.02, abs=0.2)
-    assert verdict.answer == "warn"
+    assert verdict.verdict == "warn"
     assert "moved" in verdict.evidence
 
 
@@ -153,7 +153,7 @@ def test_a_turned_model_is_found(truth: AtomicModel, halves: tuple[Tensor, Tenso
     placement, _, _, verdict = placed(truth.moved(TURN, np.array([6.0, -4.0, 3.0])), halves)
     assert placement.searched
     assert rms(placement.model, truth) < 0.3
-    assert verdict.answer == "warn"
+    assert verdict.verdict == "warn"
     np.testing.assert_allclose(placement.rotation, TURN.T, atol=0.03)
 
 
@@ -163,14 +163,14 @@ def test_a_mirrored_map_is_told(truth: AtomicModel, halves: tuple[Tensor, Tensor
     placement, curves, _, verdict = placed(truth, mirrored)
     assert placement.mirrored
     assert curves.fit_shell >= 0.9 * curves.resolved_shell
-    assert verdict.answer == "fail"
+    assert verdict.verdict == "fail"
     assert "other hand" in verdict.evidence
 
 
 @pytest.mark.usefixtures("quick_search")
 def test_a_wrong_model_fits_nowhere(halves: tuple[Tensor, Tensor]) -> None:
     _, curves, space, verdict = placed(helices.bundle(seed=5), halves)
-    assert verdict.answer == "fail"
+    assert verdict.verdict == "fail"
     assert "No place was found" in verdict.evidence
     assert space.mask < 0.6
     assert curves.fit_shell < 0.5 * curves.resolved_shell
@@ -184,10 +184,10 @@ def test_a_model_that_follows_the_noise_is_told(truth: AtomicModel, kind: str) -
     learnt = noise[0] if kind == "one half" else noise[0] + noise[1]
     full, mask = (halves[0] + halves[1]) / 2, model_mask(truth, N, VOXEL)
     honest = judge_overfit(model_curves(helices.density(truth), mask, full, halves, VOXEL))
-    assert honest.answer == "pass"
+    assert honest.verdict == "pass"
     curves = model_curves(pure + 0.5 * learnt, mask, full, halves, VOXEL)
     verdict = judge_overfit(curves)
-    assert verdict.answer == "warn"
+    assert verdict.verdict == "warn"
     assert (
         "noise of half map 1" if kind == "one half" else "better than they with each other"
     ) in verdict.evidence

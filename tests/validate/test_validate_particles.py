@@ -158,9 +158,9 @@ def control_of(unmasked: float) -> Control:
 
 
 def test_the_verdict_on_a_control() -> None:
-    assert judge_control(control_of(0.0)).answer == "pass"
-    assert judge_control(control_of(0.1)).answer == "warn"
-    assert judge_control(control_of(0.3)).answer == "fail"
+    assert judge_control(control_of(0.0)).verdict == "pass"
+    assert judge_control(control_of(0.1)).verdict == "warn"
+    assert judge_control(control_of(0.3)).verdict == "fail"
 
 
 def test_a_control_whose_halves_share_noise_is_caught() -> None:
@@ -171,7 +171,7 @@ def test_a_control_whose_halves_share_noise_is_caught() -> None:
     for share, answer in ((0.0, "pass"), (1.0, "fail")):
         noise = (share * common + one, share * common + two)
         found = compare_control(halves, noise, mask, 3.0, BOX * 3.0 / 5, NoiseCompare())
-        assert judge_control(found).answer == answer
+        assert judge_control(found).verdict == answer
         assert (found.true[8:].mean() > 0.6) == (answer == "pass"), "what the control shares is taken off"
 
 

@@ -53,10 +53,12 @@ def test_no_alarm_on_a_clean_set(simulate_pair: Make, number: int, verdicts: Mak
         particles=table,
         images=images,
     )
-    alarms = [f"{r.question} {r.answer}: {r.evidence}" for r in rows.values() if r.answer in ("warn", "fail")]
+    alarms = [
+        f"{r.question} {r.verdict}: {r.evidence}" for r in rows.values() if r.verdict in ("warn", "fail")
+    ]
     assert alarms == []
     # nothing passes by not being looked at: only what needs the files' own records stays open
-    unknown = {r.question for r in rows.values() if r.answer == "unknown"}
+    unknown = {r.question for r in rows.values() if r.verdict == "unknown"}
     assert unknown <= {
         "Is the agreement more than a shared start?",
         "Are the half maps made from unrestored pixels?",
@@ -70,13 +72,13 @@ def test_halves_that_share_a_mask_tight_reference(simulate_pair: Make, verdicts:
     tight = solvent_mask((pair.half1 + pair.half2) / 2, pair.voxel, dilate_angstrom=0, edge_angstrom=5).mask
     # each half multiplied by the mask of their common reference
     rows = verdicts(pair.with_halves(pair.half1 * tight, pair.half2 * tight))
-    assert row(rows, "unmasked").answer == "fail"
-    assert row(rows, "noise look raw").answer == "fail"
+    assert row(rows, "unmasked").verdict == "fail"
+    assert row(rows, "noise look raw").verdict == "fail"
     # the reference's noise left in both, within the mask only
     common = 1.2 * simulate_pair(50).noise[0] * tight
     rows = verdicts(pair.with_halves(pair.half1 + common, pair.half2 + common))
-    assert row(rows, "share noise").answer in ("warn", "fail")
-    assert row(rows, "unmasked").answer == "pass"
+    assert row(rows, "share noise").verdict in ("warn", "fail")
+    assert row(rows, "unmasked").verdict == "pass"
 
 
 def non_local_means(volume: Tensor, deviation: float) -> Tensor:
@@ -145,16 +147,16 @@ def test_denoised_maps_are_not_taken_for_raw_halves(
         halves = (chosen(pair.half1, deviation), chosen(pair.half2, deviation))
     rows = verdicts(pair.with_halves(*halves))
     caught = row(rows, "noise look raw")
-    assert caught.answer in (("warn", "fail") if way == "median" else ("fail",)), caught.evidence
+    assert caught.verdict in (("warn", "fail") if way == "median" else ("fail",)), caught.evidence
     if way == "median":
-        assert row(rows, "unfiltered").answer in ("warn", "fail")
+        assert row(rows, "unfiltered").verdict in ("warn", "fail")
 
 
 def test_one_denoised_half(simulate_pair: Make, verdicts: Make, row: Make) -> None:
     pair = simulate_pair(2)
     deviation = float((pair.half1 - pair.half2).std() / 2**0.5)
     rows = verdicts(pair.with_halves(non_local_means(pair.half1, deviation), pair.half2))
-    assert row(rows, "alike").answer in ("warn", "fail")
+    assert row(rows, "alike").verdict in ("warn", "fail")
 
 
 def test_swapped_voxel_size(simulate_pair: Make, tmp_path: Path, verdicts: Make, row: Make) -> None:
@@ -165,11 +167,11 @@ def test_swapped_voxel_size(simulate_pair: Make, tmp_path: Path, verdicts: Make,
         maps(tmp_path / "half1.mrc", tmp_path / "half2.mrc", tmp_path / "out")
     # both headers wrong alike: only the particles know
     caught = row(verdicts(pair, images=[(1.25, 64)]), "scale")
-    assert caught.answer == "fail"
+    assert caught.verdict == "fail"
     assert "64 px of 1.25" in caught.evidence
     # cropped in Fourier space or in space: one of the two stays
-    assert row(verdicts(pair, images=[(1.25, 128)]), "scale").answer == "pass"
-    assert row(verdicts(pair, images=[(2.5, 96)]), "scale").answer == "pass"
+    assert row(verdicts(pair, images=[(1.25, 128)]), "scale").verdict == "pass"
+    assert row(verdicts(pair, images=[(2.5, 96)]), "scale").verdict == "pass"
 
 
 def test_the_same_map_twice(simulate_pair: Make, tmp_path: Path, verdicts: Make, row: Make) -> None:
@@ -180,7 +182,7 @@ def test_the_same_map_twice(simulate_pair: Make, tmp_path: Path, verdicts: Make,
         maps(tmp_path / "half1.mrc", tmp_path / "half2.mrc", tmp_path / "out")
     # a copy that went through float16
     rows = verdicts(pair.with_halves(pair.half1, pair.half1.half().float()))
-    assert row(rows, "share noise").answer == "fail"
+    assert row(rows, "share noise").verdict == "fail"
 
 
 @pytest.mark.parametrize(
@@ -194,7 +196,7 @@ def test_a_shifted_half(
     turn = shift[0] * k[0][:, None, None] + shift[1] * k[1][:, None] + shift[2] * k[2]
     moved = torch.fft.irfftn(torch.fft.rfftn(pair.half2) * torch.exp(-2j * torch.pi * turn), s=(64,) * 3)
     caught = row(verdicts(pair.with_halves(pair.half1, moved)), "lie on")
-    assert caught.answer == answer
+    assert caught.verdict == answer
     length = float(np.linalg.norm(shift))
     said = float(caught.evidence.split("shifted by ")[1].split(" voxels")[0])
     assert said == pytest.approx(length, abs=0.1)
@@ -212,17 +214,17 @@ def test_one_filtered_half(simulate_pair: Make, way: str, verdicts: Make, row: M
         "scaled": torch.full((n // 2 + 2,), 2.0),
     }[way]
     caught = row(verdicts(pair.with_halves(pair.half1, filtered(pair.half2, weight))), "alike")
-    assert caught.answer == ("warn" if way == "scaled" else "fail"), caught.evidence
+    assert caught.verdict == ("warn" if way == "scaled" else "fail"), caught.evidence
 
 
 def test_a_mask_cut_to_the_noise(simulate_pair: Make, verdicts: Make, row: Make) -> None:
     pair = simulate_pair(0)
     mean = (pair.half1 + pair.half2) / 2
     rows = verdicts(pair, compare, look_for_faults, mask=(mean > 1.2 * mean.std()).float())
-    assert row(rows, "that of a particle").answer == "fail"
-    assert row(rows, "lift the curve").answer == "warn"
+    assert row(rows, "that of a particle").verdict == "fail"
+    assert row(rows, "lift the curve").verdict == "warn"
     # the same of a smooth map, with a soft edge, is a mask
-    assert row(verdicts(pair), "that of a particle").answer == "pass"
+    assert row(verdicts(pair), "that of a particle").verdict == "pass"
 
 
 @pytest.mark.parametrize("strength", [0.5, 1.0])
@@ -233,7 +235,7 @@ def test_over_fitted_refinement_without_halves(
     pair = simulate_pair(0)
     common = strength * simulate_pair(60).noise[0]
     rows = verdicts(pair.with_halves(pair.half1 + common, pair.half2 + common))
-    assert row(rows, "share noise").answer == "fail"
+    assert row(rows, "share noise").verdict == "fail"
     assert "solvent" in row(rows, "share noise").evidence
 
 
@@ -259,15 +261,15 @@ def test_einstein_from_noise_does_not_pass(
     assert float((halves[0] * halves[1]).sum() / halves[0].norm() / halves[1].norm()) > 0.02
     rows = verdicts(faked, compare, look_for_faults)
     # nothing in the two maps tells: what would, is said to be unknown
-    assert row(rows, "on record").answer == "unknown"
-    assert row(rows, "shared start").answer == "unknown"
+    assert row(rows, "on record").verdict == "unknown"
+    assert row(rows, "shared start").verdict == "unknown"
     # its own files give it away: one first map for both
     folder = fake_reconstruction(tmp_path, halves, (pair.signal, pair.signal))
     proof = read_proof(folder, (folder / "half1.mrc", folder / "half2.mrc"))
     rows = verdicts(faked, compare, look_for_faults, proof=proof)
     caught = row(rows, "on record")
-    assert caught.answer == "fail"
-    assert row(rows, "which resolution").answer == "fail"
+    assert caught.verdict == "fail"
+    assert row(rows, "which resolution").verdict == "fail"
     assert "different first maps" in caught.evidence
 
 
@@ -278,7 +280,7 @@ def test_halves_of_different_hand(simulate_pair: Make, way: str, verdicts: Make,
     if way == "turned and mirrored":
         other = torch.from_numpy(ndimage.rotate(other.numpy(), 40, axes=(1, 2), reshape=False, order=3))
     caught = row(verdicts(pair.with_halves(pair.half1, other)), "lie on")
-    assert caught.answer == "fail"
+    assert caught.verdict == "fail"
     assert "mirror image" in caught.evidence
 
 
@@ -314,11 +316,13 @@ def whole_table(pixel: float) -> pd.DataFrame:
 
 def test_preferred_orientation(simulate_pair: Make, verdicts: Make, row: Make) -> None:
     pair = simulate_pair(1, **CLEAN[1])
-    assert row(verdicts(pair, look_at_particles, particles=views(400, 0.05)), "enough directions").answer in (
+    assert row(
+        verdicts(pair, look_at_particles, particles=views(400, 0.05)), "enough directions"
+    ).verdict in (
         "warn",
         "fail",
     )
     assert (
-        row(verdicts(pair, look_at_particles, particles=views(400, 1.0)), "enough directions").answer
+        row(verdicts(pair, look_at_particles, particles=views(400, 1.0)), "enough directions").verdict
         == "pass"
     )
