@@ -31,6 +31,8 @@ class MrcHeader:
     origin_angstrom: tuple[float, float, float]
     """x, y, z of the first voxel: the header's origin, or where that is zero its start indices times the voxel."""
     labels: tuple[str, ...]
+    voxel_angstrom: tuple[float, float, float]
+    """Distances of voxels along z, y, x."""
 
     @property
     def restored(self) -> bool:
@@ -102,6 +104,7 @@ def read_header(path: str | os.PathLike[str]) -> MrcHeader:
             voxel_size_angstrom=float(mrc.voxel_size.x),
             origin_angstrom=_origin(mrc),
             labels=labels,
+            voxel_angstrom=(float(mrc.voxel_size.z), float(mrc.voxel_size.y), float(mrc.voxel_size.x)),
         )
 
 

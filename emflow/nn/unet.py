@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -27,23 +28,35 @@ class UNet(nn.Module):
 
     Normalisation by the statistics of the image or batch would tie each pixel to all others: then tiles
     differ from the whole and neighbours' seams show. Here each output pixel depends on the input within
-    ``margin`` pixels only, so tiles that overlap by twice as much give the whole's result.
+    ``margins`` pixels only, so tiles that overlap by twice as much give the whole's result.
 
     Parameters
     ----------
     widths
-        Channels at full resolution and at each halving.
+        Channels at full resolution and at each coarser level.
+    channels
+        Channels of input and output.
+    halvings
+        Factors (down, across) from each level to the next; 2 both ways by default.
     """
 
-    def __init__(self, widths: Sequence[int] = (16, 32, 48, 64)) -> None:
+    def __init__(
+        self,
+        widths: Sequence[int] = (16, 32, 48, 64),
+        channels: tuple[int, int] = (1, 1),
+        halvings: Sequence[tuple[int, int]] | None = None,
+    ) -> None:
         super().__init__()
         self.widths = tuple(widths)
-        pairs = zip((1, *self.widths[:-1]), self.widths, strict=True)
+        self.halvings = tuple(halvings or [(2, 2)] * (len(self.widths) - 1))
+        if len(self.halvings) != len(self.widths) - 1:
+            raise ValueError(f"{len(self.widths)} levels have {len(self.widths) - 1} halvings between them")
+        pairs = zip((channels[0], *self.widths[:-1]), self.widths, strict=True)
         self.down = nn.ModuleList(_Pair(n, m) for n, m in pairs)
         self.up = nn.ModuleList(
             _Pair(below + here, here) for here, below in zip(self.widths[:-1], self.widths[1:], strict=True)
         )
-        self.last = nn.Conv2d(self.widths[0], 1, 1)
+        self.last = nn.Conv2d(self.widths[0], channels[1], 1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, a=0.1)
@@ -51,28 +64,49 @@ class UNet(nn.Module):
         nn.init.zeros_(self.last.weight)  # starts from "nothing is there"
 
     @property
+    def strides(self) -> tuple[int, int]:
+        """Shifts by multiples of these (down, across) shift the output alike; sides of the input must be multiples."""
+        down, across = zip(*self.halvings, strict=True) if self.halvings else ((), ())
+        return math.prod(down), math.prod(across)
+
+    @property
+    def margins(self) -> tuple[int, int]:
+        """Pixels (down, across) beyond which an input cannot change an output; multiples of the strides."""
+        reach = []
+        for axis, stride in enumerate(self.strides):
+            spacings = [1]
+            for halving in self.halvings:
+                spacings.append(spacings[-1] * halving[axis])
+            # per level of spacing s: two convolutions down and two up reach 2s each, pooling and repeating s each
+            far = 2 * stride + sum(6 * spacing for spacing in spacings[:-1])
+            reach.append(-(-far // stride) * stride)
+        return reach[0], reach[1]
+
+    @property
     def stride(self) -> int:
-        """Shifts by multiples of this shift the output alike; sides of the input must be multiples too."""
-        return int(2 ** (len(self.widths) - 1))
+        """The larger of the strides."""
+        return max(self.strides)
 
     @property
     def margin(self) -> int:
-        """Pixels beyond which an input cannot change an output; a multiple of the stride."""
-        # per level of spacing s: two convolutions down and two up reach 2s each, pooling and repeating s each
-        reach = 2 * self.stride + sum(6 * 2**level for level in range(len(self.widths) - 1))
-        return -(-reach // self.stride) * self.stride
+        """The larger of the margins."""
+        return max(self.margins)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images (N, 1, H, W), sides multiples of the stride, to images of the same shape."""
+        """Map images (N, C, H, W), sides multiples of the strides, to images of the same sides."""
         skips: list[Tensor] = []
         for level, block in enumerate(self.down):
-            x = block(functional.avg_pool2d(x, 2) if level else x)
+            x = block(functional.avg_pool2d(x, self.halvings[level - 1]) if level else x)
             skips.append(x)
         x = skips.pop()
-        for block in reversed(self.up):
-            x = functional.interpolate(x, scale_factor=2, mode="nearest")
+        for level, block in reversed(list(enumerate(self.up))):
+            x = _repeated(x, self.halvings[level])
             x = block(torch.cat([x, skips.pop()], dim=1))
         return self.last(x)
+
+
+def _repeated(x: Tensor, halving: tuple[int, int]) -> Tensor:
+    return functional.interpolate(x, scale_factor=[float(n) for n in halving], mode="nearest")
 
 
 def on_device(network: UNet, device: torch.device) -> UNet:
