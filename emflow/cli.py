@@ -103,6 +103,14 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
             "noise-compare": "Compare a refinement with that of its noise control.",
         },
     ),
+    "vem": (
+        "Restore volumes of volume electron microscopy.",
+        {
+            "train": "Learn from a volume's own slices to fill the gaps between them.",
+            "restore": "Fill the gaps between slices, with the error of each voxel.",
+            "score": "Compare a restored volume with the true one.",
+        },
+    ),
 }
 """Room → its help and its verbs; each verb is the function of that name in ``emflow.<room>.command``
 (with an underscore for a hyphen, and one behind a name that Python keeps for itself: ``import_``)."""

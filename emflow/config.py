@@ -25,6 +25,7 @@ ROOMS = (
     "reconstruct",
     "heterogeneity",
     "validate",
+    "vem",
 )
 """Rooms with settings; removing an optional room means deleting its folder, its rule file and its name here."""
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from emflow.device import generator
-from emflow.nn.train import Checkpoint, Outcome, Plan, train
+from emflow.nn.train import Checkpoint, Plan, train
+from emflow.nn.unet import UNet
 from emflow.step import EmflowError
 from emflow.vem.config import VemTrain
 from emflow.vem.gaps import COLUMNS, between, divide, fold, neighbours
@@ -65,17 +66,16 @@ def residual_spread(slices: Tensor, factor: int, cfg: VemTrain) -> float:
 
 def train_filler(
     filler: Filler, slices: Tensor, cfg: VemTrain, device: torch.device, checkpoint: Checkpoint | None = None
-) -> Outcome:
-    """Train on slices (S, H, W), in the filler's units, with |r − μ| + λ(|r − μ|/b + log b).
+) -> UNet:
+    """Train on slices (S, H, W), in the filler's units, and return the averaged network.
 
-    The scale b learns from an error that does not pull on μ, so that the regression stays the median's
-    (A. Kendall & Y. Gal, NeurIPS 2017, with the first term's gradient alone on μ).
+    The loss is |r − μ| + λ(|r − μ|/b + log b). The scale b learns from an error that does not pull on μ, so
+    that the regression stays the median's (A. Kendall & Y. Gal, NeurIPS 2017, for the second term).
     """
 
     def loss_of(net: nn.Module, step: int) -> Tensor:
-        planes = crops(slices, filler.factor, cfg.batch, cfg.crop_px, generator(cfg.seed, 41, step)).to(
-            device
-        )
+        rng = generator(cfg.seed, 41, step)
+        planes = crops(slices, filler.factor, cfg.batch, cfg.crop_px, rng).to(device)
         rows, missing = divide(planes, filler.factor)
         target = fold((missing - between(rows, filler.factor)) / filler.spread)
         out = net(neighbours(rows).contiguous(memory_format=torch.channels_last))
@@ -85,19 +85,37 @@ def train_filler(
         likelihood = error.detach() * torch.exp(-log_scale) + log_scale
         return error.mean() + 0.2 * likelihood.mean()
 
-    return train(filler.network, loss_of, Plan(cfg.steps, cfg.learning_rate, averaging=0.995), checkpoint)
+    plan = Plan(cfg.steps, cfg.learning_rate, averaging=0.995)
+    network = train(filler.network, loss_of, plan, checkpoint).network
+    assert isinstance(network, UNet)
+    return network
 
 
 @torch.no_grad()
-def calibrate(filler: Filler, unseen: Tensor, cfg: VemTrain, device: torch.device) -> float:
-    """Half-width of the interval that holds 90 % of the errors on slices kept from training, in stated scales.
+def interval_factor(
+    filler: Filler, unseen: Tensor, cfg: VemTrain, device: torch.device, middle: bool = False
+) -> float:
+    """Half-width of the interval that holds ``coverage`` of the errors on thinned slices, in stated scales.
 
     Split conformal prediction (V. Vovk et al., 2005): the quantile of |error|/scale with the finite-sample
     correction, so that it holds whatever the network's scale is worth.
+
+    Parameters
+    ----------
+    unseen
+        Slices kept from training, (S, H, W), in the filler's units.
+    middle
+        Count the middle row of each gap only.
     """
     planes = crops(unseen, filler.factor, _CALIBRATION_CROPS, cfg.crop_px, generator(cfg.seed, 42)).to(device)
     rows, missing = divide(planes, filler.factor)
     predicted, scale = filler.predict(rows)
-    score = ((missing - predicted).abs() / scale).flatten().sort().values
-    rank = math.ceil((len(score) + 1) * cfg.coverage)
-    return float(score[min(rank, len(score)) - 1])
+    score = (missing - predicted).abs() / scale
+    return conformal(score[:, :, filler.factor // 2 - 1] if middle else score, cfg.coverage)
+
+
+def conformal(score: Tensor, coverage: float) -> float:
+    """The quantile of scores that a new one stays below with the probability ``coverage``."""
+    ordered = score.flatten().sort().values
+    rank = math.ceil((len(ordered) + 1) * coverage)
+    return float(ordered[min(rank, len(ordered)) - 1])
