@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import keyword
 import logging
@@ -110,6 +111,8 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
 PROJECT_COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("emflow.project.command:init", "Write a commented configuration for a folder of micrographs."),
     "plan": ("emflow.project.command:plan", "Say in words what a run would do, and why."),
+    "restart": ("emflow.project.command:restart", "Have a pooling stage begin anew at the next run."),
+    "upgrade": ("emflow.project.command:upgrade", "Take the steps' newer versions, which reruns them."),
     "unlock": ("emflow.project.command:unlock", "Remove the lock of a killed run, if nothing of it is left."),
     "doctor": ("emflow.project.command:doctor", "Check this machine: device, scheduler, disk, libraries."),
     "report": ("emflow.report.command:report", "Write the HTML page and summary.json of a project."),
@@ -143,7 +146,8 @@ def build_app(chosen: Sequence[str] = ()) -> App:
 def take_settings(tokens: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     """Take ``--json TEXT`` and ``--config FILE`` out of the tokens; return the rest and the settings.
 
-    ``--json`` holds exactly one step's settings (as the Snakefile gives them); ``--config`` names a whole
+    ``--json`` holds exactly one step's settings (as the Snakefile gives them, with the step version by which the
+    project counts); ``--config`` names a whole
     configuration, of which the step's section, the sample's facts and the execution are used.
     ``EMFLOW_EXECUTION`` (JSON; set by the Snakefile) says how to run: it is no part of the command, so that
     it triggers no rerun. Flags win over all three.
@@ -158,20 +162,25 @@ def take_settings(tokens: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
             continue
         value = value or next(iterator, "")
         if name == "--json":
-            settings |= _from_json(value)
+            settings |= _from_json(value, tokens[:2])
         else:
             settings |= _from_configuration(value, ".".join(tokens[:2]).replace("-", "_"))
     return rest, settings
 
 
-def _from_json(text: str) -> dict[str, Any]:
+def _from_json(text: str, words: Sequence[str]) -> dict[str, Any]:
     try:
         settings = json.loads(text)
     except json.JSONDecodeError as error:
         raise EmflowError(f"--json: not JSON ({error}); expected one step's settings.") from None
     if not isinstance(settings, dict):
         raise EmflowError("--json: expected one step's settings, as an object.")
-    settings.pop("version", None)
+    settings.pop("restart", None)
+    if "version" in settings:
+        room, verb = words
+        model = importlib.import_module(f"emflow.{room}.config").STEPS[verb.replace("-", "_")]
+        # for this process, which is one job: what an older version made of this shard is still good
+        model.version = int(settings.pop("version"))
     return settings
 
 

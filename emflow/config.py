@@ -51,6 +51,21 @@ class Input(StepConfig):
     """Folder with the truth of a simulated session, to score the results against."""
 
 
+class Increments(StepConfig):
+    """What more particles do to the stages that pool them all. frozen: what was made stays until a setting changes
+    that it depends on, or `emflow restart` asks; refresh: it is made again, from its previous result where it can.
+    Never part of what triggers a rerun."""
+
+    classify: str = Field("refresh", pattern=r"^(frozen|refresh)$")
+    """Classes, where classify.select.enabled; particles that come later than frozen classes are all kept."""
+    abinitio: str = Field("frozen", pattern=r"^(frozen|refresh)$")
+    """First map, once two random starts agree; later particles get their first poses from the refinement."""
+    refine: str = Field("refresh", pattern=r"^(frozen|refresh)$")
+    """Refinement; it goes on from its previous result (see reconstruct.refine.warm_start)."""
+    heterogeneity: str = Field("refresh", pattern=r"^(frozen|refresh)$")
+    """Fit of the heterogeneity; it goes on from its previous result (see heterogeneity.fit.warm_start)."""
+
+
 class Settings(StepConfig):
     """A whole configuration: general sections here, one section per step from the rooms."""
 
@@ -59,6 +74,7 @@ class Settings(StepConfig):
     input: Input = Input()
     sample: Sample = Sample()
     execution: Execution = Execution()
+    increments: Increments = Increments()
     steps: dict[str, StepConfig] = {}
 
     def section(self, step: str) -> StepConfig:
@@ -72,12 +88,23 @@ class Settings(StepConfig):
 
     def as_mapping(self) -> dict[str, Any]:
         """All settings as a configuration file holds them, each fact once."""
-        content = self.model_dump(mode="json", include={"project", "input", "sample", "execution"})
+        content = self.model_dump(
+            mode="json", include={"project", "input", "sample", "execution", "increments"}
+        )
         for step, cfg in self.steps.items():
             room, verb = step.split(".")
             own = cfg.model_dump(mode="json", include=set(own_fields(type(cfg))))
             content.setdefault(room, {})[verb] = own
         return content
+
+
+GENERAL: dict[str, type[StepConfig]] = {
+    "input": Input,
+    "sample": Sample,
+    "execution": Execution,
+    "increments": Increments,
+}
+"""Sections that belong to no step."""
 
 
 def step_models() -> dict[str, type[StepConfig]]:
@@ -144,6 +171,7 @@ def validate(content: Mapping[str, Any]) -> Settings:
         "input": _build(Input, content.get("input"), "input"),
         "sample": sample,
         "execution": _build(Execution, content.get("execution"), "execution"),
+        "increments": _build(Increments, content.get("increments"), "increments"),
         "steps": steps,
     }
     return _build(Settings, whole, "")
@@ -177,8 +205,7 @@ def _known(content: Mapping[str, Any], allowed: list[str], prefix: str) -> None:
 
 def _paths() -> list[str]:
     """Dotted path of every key that a configuration may hold."""
-    general: dict[str, type[StepConfig]] = {"input": Input, "sample": Sample, "execution": Execution}
-    paths = [f"{section}.{name}" for section, model in general.items() for name in model.model_fields]
+    paths = [f"{section}.{name}" for section, model in GENERAL.items() for name in model.model_fields]
     return paths + [f"{step}.{name}" for step, model in step_models().items() for name in own_fields(model)]
 
 

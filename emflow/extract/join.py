@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from emflow.em.optics import wavelength_angstrom
-from emflow.extract.table import in_order
+from emflow.extract.table import POSE_KNOWN, in_order
 
 Metrics = dict[str, float | int | None]
 Verdict = tuple[str, str, str, str]
@@ -42,11 +42,16 @@ class Joined:
     boxes: list[tuple[int, float]] = field(default_factory=list)
 
 
-def join_shards(shards: Iterable[Mapping[str, pd.DataFrame]], accepted: Set[str] | None = None) -> Joined:
+def join_shards(
+    shards: Iterable[Mapping[str, pd.DataFrame]],
+    accepted: Set[str] | None = None,
+    removed: Set[str] = frozenset(),
+) -> Joined:
     """Join shard tables in their order.
 
     Optics groups with equal columns become one, others get a number of their own; particles of micrographs
-    that are not in ``accepted`` (None: all are), and ids that stand already, are left out and counted.
+    that are not in ``accepted`` (None: all are), and ids that stand already, are left out and counted; those in
+    ``removed``, which another step has counted, are left out.
     """
     groups: dict[tuple[tuple[str, str], ...], str] = {}
     tables: list[pd.DataFrame] = []
@@ -61,6 +66,8 @@ def join_shards(shards: Iterable[Mapping[str, pd.DataFrame]], accepted: Set[str]
             kept = table["emflowMicrographId"].isin(accepted)
             out.not_accepted += int((~kept).sum())
             table = table[kept]
+        if removed and len(table):
+            table = table[~table["emflowParticleId"].isin(removed)]
         tables.append(table.assign(rlnOpticsGroup=[number_of[str(g)] for g in table["rlnOpticsGroup"]]))
         if "micrographs" in shard:
             out.outside += int(shard["micrographs"]["emflowDroppedOutside"].astype(int).sum())
@@ -72,6 +79,11 @@ def join_shards(shards: Iterable[Mapping[str, pd.DataFrame]], accepted: Set[str]
         repeated = joined["emflowParticleId"].duplicated()
         out.repeated = int(repeated.sum())
         joined = joined[~repeated].reset_index(drop=True)
+    if POSE_KNOWN in joined:
+        known = joined[POSE_KNOWN].replace("None", "1")
+        joined = (
+            joined.drop(columns=POSE_KNOWN) if (known == "1").all() else joined.assign(**{POSE_KNOWN: known})
+        )
     out.particles = in_order(joined)
     optics = pd.DataFrame([{"rlnOpticsGroup": number, **dict(content)} for content, number in groups.items()])
     optics = optics.astype(object).where(optics.notna(), "None")

@@ -21,6 +21,12 @@ from emflow.step import Run, StepConfig
 _LIBRARIES = ("torch", "numpy", "scipy", "pandas", "pydantic", "snakemake", "mrcfile", "tifffile")
 
 
+def lineage_of(step: str) -> str | None:
+    """Digest of the settings of a pooling stage and of all steps before it, as the workflow tells; else None."""
+    lineage: str | None = json.loads(os.environ.get("EMFLOW_LINEAGE", "{}")).get(step)
+    return lineage
+
+
 def file_identity(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Name, size and time of an input file."""
     try:
@@ -79,6 +85,7 @@ class Record:
             "wall_s": round(time.time() - self._wall, 3),
             "cpu_s": round(usage.ru_utime + usage.ru_stime + children.ru_utime + children.ru_stime, 3),
             "peak_memory_mb": round(peak_memory_bytes() / 2**20, 1),
+            **({"lineage": lineage} if (lineage := lineage_of(self._step)) else {}),
             **self.notes,
         }
         write_text(self._run.record, json.dumps(content, indent=1) + "\n")

@@ -47,6 +47,51 @@ def plan(configfile: Path | None = None, /, *changes: str) -> None:
     print(in_words(plan_run([configfile] if configfile else [], config)))
 
 
+def restart(project: str, /, *stages: str) -> None:
+    """Have stages that pool all particles begin anew at the next run, and what follows them: from no earlier result.
+
+    Parameters
+    ----------
+    project
+        Name of the project.
+    stages
+        classify, abinitio, refine, heterogeneity: one or more.
+    """
+    from emflow.project.memory import ask_restart
+    from emflow.project.stages import STAGES
+
+    wrong = [stage for stage in stages if stage not in STAGES]
+    if wrong or not stages:
+        raise EmflowError(f"{', '.join(wrong) or 'restart'}: give one or more of {', '.join(STAGES)}.")
+    ask_restart(_folder(project), [STAGES[stage].step for stage in stages])
+    print(f"{', '.join(stages)}: will begin anew at the next run of {project}.")
+
+
+def upgrade(project: str, /, *steps: str) -> None:
+    """Take the versions of this emflow for steps that the project keeps as they were; the next run makes them again.
+
+    Parameters
+    ----------
+    project
+        Name of the project.
+    steps
+        Steps such as ctf.fit; by default all.
+    """
+    from emflow.config import load_settings
+    from emflow.project.memory import upgrade_steps
+
+    folder = _folder(project)
+    changed = upgrade_steps(folder, load_settings(folder / "settings.yaml"), steps)
+    print(f"Upgraded: {', '.join(changed)}." if changed else "Every step has the version of this emflow.")
+
+
+def _folder(project: str) -> Path:
+    folder = Path("results") / project
+    if not (folder / "settings.yaml").is_file():
+        raise EmflowError(f"{folder}: no such project in {Path.cwd()}, or it has never run.")
+    return folder
+
+
 def unlock(project: str | None = None, /) -> None:
     """Remove the lock that a killed run left, if no process and no queued job of the project is left.
 

@@ -127,6 +127,8 @@ def changed_settings(old: Iterable[str], new: Iterable[str]) -> str:
             changed.append(
                 f"this version of emflow does the step differently (step version {before.get(key)} → {now.get(key)})"
             )
+        elif key == "restart":
+            changed.append("a restart was asked for")
         else:
             changed.append(f"{key} {_value(before, key)} → {_value(now, key)}")
     return "changed: " + (", ".join(changed) or "its parameters")

@@ -15,10 +15,11 @@ from emflow.em.pose_fit import FittedPoses
 from emflow.em.symmetry import symmetry_operators
 from emflow.io.checkpoint import Checkpoint
 from emflow.io.journal import result_key
+from emflow.io.kept import Kept, Made
 from emflow.io.particle_images import image_set
 from emflow.io.particle_store import open_store
 from emflow.io.particles import Particles
-from emflow.io.record import Record
+from emflow.io.record import Record, lineage_of
 from emflow.reconstruct import judge
 from emflow.reconstruct.agreement import compare, start_agreement
 from emflow.reconstruct.command_classes import classes, expand, subtract
@@ -31,10 +32,10 @@ from emflow.reconstruct.inputs import (
     independent_starts,
     read_halves,
     read_particles,
-    read_previous,
     start_lowpass,
     too_few,
 )
+from emflow.reconstruct.inputs_previous import KEPT_FILES, Origin, ctf_reach, find_origin, reach_of
 from emflow.reconstruct.join import HalfMap, Joined
 from emflow.reconstruct.memory import announce_memory, refine_memory_bytes
 from emflow.reconstruct.merge import merge, particle_mask
@@ -51,7 +52,7 @@ from emflow.reconstruct.outputs import (
 from emflow.reconstruct.refine import Refinement, State
 from emflow.reconstruct.resume import pack, start_state, unpack
 from emflow.reconstruct.starts import find_halves
-from emflow.reconstruct.warm import Previous, warm_state
+from emflow.reconstruct.warm import warm_state
 from emflow.step import Run, StepConfig
 
 __all__ = ["abinitio", "classes", "ctf", "expand", "refine", "sharpen", "subtract", "symmetry"]
@@ -148,6 +149,7 @@ def refine(
     out: Path,
     /,
     *,
+    previous: Path | None = None,
     cfg: ReconstructRefine = ReconstructRefine(),
     run: Run = Run(),
 ) -> None:
@@ -163,34 +165,37 @@ def refine(
     out
         Folder to write: half1.mrc and half2.mrc (raw), map.mrc, mask.mrc, particles.star, fsc.star,
         metrics.json, verdicts.json. A hidden checkpoint there lets a killed run go on.
+    previous
+        Folder to keep what a later run goes on from when particles have been added; it need not exist.
     """
     device = prepare(run)
-    with Record("reconstruct.refine", cfg, run, inputs=[particles, start / "half1.mrc", start / "half2.mrc"]):
+    inputs = [particles, start / "half1.mrc", start / "half2.mrc"]
+    with Record("reconstruct.refine", cfg, run, inputs=inputs) as record:
         source = read_particles(particles)
         if too_few(source):
             write_empty(out, source, judge.too_few(len(source)))
             return
         images = image_set(source, device)
         diameter = diameter_of(cfg, images.box, images.pixel_size_angstrom)
-        previous = read_previous(start, source, cfg.symmetry) if cfg.warm_start else None
-        if previous is not None and not previous.enough(images.half):
-            log.info("%s knew too few of these particles: all are searched", start)
-            previous = None
-        if previous is not None:
+        lineage = lineage_of("reconstruct.refine") or ""
+        key = hashlib.sha256(f"{_key(cfg, particles, source, start)} {lineage}".encode()).hexdigest()[:20]
+        kept = Kept(previous, key) if previous is not None else None
+        origin = find_origin(start, kept, source, images.half, cfg)
+        cfg = cfg.model_copy(update={"shift_fraction": reach_of(source, cfg)})
+        if origin.previous is not None:
             cfg = cfg.model_copy(update={"global_iterations": 0})
-        begun = _Start(diameter, previous, independent_starts(start), start_lowpass(cfg, diameter))
+        begun = _Start(diameter, origin, independent_starts(origin.folder), start_lowpass(cfg, diameter))
         announce_memory(refine_memory_bytes(images.box, len(images)), device, run)
-        key = _key(cfg, particles, source, start)
         store_path = out / ".checkpoint" / "particles.store"
         plane = images.plane(images.box / 2)
         with open_store(store_path, source, images, plane) as store:
             refinement = Refinement(replace(images, spectra=store), diameter, cfg)
-            checkpoint = Checkpoint(out / ".checkpoint" / "state.safetensors", key)
-            kept = checkpoint.load()
-            if kept is not None:
-                state = unpack(*kept, images)
-            elif previous is not None:
-                state = warm_state(refinement, previous)
+            checkpoint = Checkpoint(out / ".checkpoint" / "state.safetensors", f"{key} {origin.key}")
+            reached = checkpoint.load()
+            if reached is not None:
+                state = unpack(*reached, images)
+            elif origin.previous is not None:
+                state = warm_state(refinement, origin.previous)
                 checkpoint.save(*pack(state))
             else:
                 volumes, voxel = read_halves(start)
@@ -198,6 +203,10 @@ def refine(
             state = refinement.run(state, lambda reached: checkpoint.save(*pack(reached)))
             _write_refined(source, refinement, state, begun, out)
         store_path.unlink(missing_ok=True)
+        if kept is not None:
+            made = Made(key, lineage, len(source), origin.anew_particles)
+            kept.keep({name: out / name for name in KEPT_FILES}, made)
+        record.notes = {"began": origin.why, "known_particles": begun.known}
 
 
 @dataclass(frozen=True)
@@ -205,7 +214,7 @@ class _Start:
     """What a refinement began with."""
 
     diameter_angstrom: float
-    previous: Previous | None
+    origin: Origin
     independent: bool
     """Whether each half is known to have begun from a random start of its own."""
     lowpass_angstrom: float
@@ -219,12 +228,19 @@ class _Start:
     @property
     def known(self) -> int:
         """Particles whose poses were taken over."""
-        return 0 if self.previous is None else int(self.previous.known.sum())
+        return 0 if self.origin.previous is None else int(self.origin.previous.known.sum())
 
     @property
     def particles(self) -> int:
         """Particles of the earlier refinement."""
-        return 0 if self.previous is None else self.previous.particles
+        return 0 if self.origin.previous is None else self.origin.previous.particles
+
+    def ctf_reaches(self, source: Particles) -> tuple[float | None, float | None]:
+        """Median resolution of the CTF fits, in ångström: of known and of new particles; None for a run of all."""
+        if self.origin.previous is None:
+            return None, None
+        known = self.origin.previous.known.numpy()
+        return ctf_reach(source, known), ctf_reach(source, ~known)
 
 
 def _write_refined(source: Particles, refinement: Refinement, state: State, start: _Start, out: Path) -> None:
@@ -260,12 +276,13 @@ def _write_refined(source: Particles, refinement: Refinement, state: State, star
         "independent_starts": int(start.independent),
         "warm_start_particles": start.particles,
         "new_particles": len(images) - start.known,
+        "anew_particles": start.origin.anew_particles,
     }
     judgements = [
         judge.judge_agreement("Do two independent halves agree?", agreement, "Half-sets refined apart"),
         judge.judge_independence(start.given_angstrom),
         judge.judge_convergence(state.iteration, cfg.max_iterations),
-        *judge.judge_warm_start(start.known, start.particles, len(images)),
+        *judge.judge_warm_start(metrics, *start.ctf_reaches(source)),
         *judge.judge_control(control),
     ]
     columns = _refined_poses(state, voxel)

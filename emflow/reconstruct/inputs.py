@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -141,7 +142,21 @@ def read_previous(folder: Path, particles: Particles, symmetry: str) -> Previous
         *poses_of(before, pixel), torch.zeros(len(before)), torch.diag_embed(variances.clamp(min=1e-12))
     )
     poses = FittedPoses.cat([had, FittedPoses.unknown(1)])[found]  # row -1 is the unknown
+    moved = _moved(before, particles, found.numpy())
+    poses = replace(poses, shifts_px=poses.shifts_px + torch.from_numpy(moved / pixel).float())
     return Previous(found >= 0, poses, len(before))
+
+
+def _moved(before: Particles, now: Particles, found: np.ndarray) -> np.ndarray:
+    """How far the centre of each box has moved since an earlier extraction, ångström (N, 2); 0 for new particles."""
+    columns = [f"rlnCoordinate{axis}" for axis in "XY"]
+    if not all(name in part.table for name in columns for part in (before, now)):
+        return np.zeros((len(now), 2))
+    old, new = (np.stack([floats(part.table, name) for name in columns], 1) for part in (before, now))
+    sizes = floats(now.optics, "rlnMicrographOriginalPixelSize", 1.0)
+    pixel_of = dict(zip(now.optics["rlnOpticsGroup"].astype(str), sizes, strict=True))
+    pixels = np.array([pixel_of[group] for group in now.groups])[:, None]
+    return np.where((found >= 0)[:, None], (new - old[found]) * pixels, 0.0)
 
 
 def _check_halves(before: pd.DataFrame, now: pd.DataFrame, column: str, what: str, folder: Path) -> None:

@@ -45,6 +45,8 @@ DRAWS = 4
 """Poses drawn from each particle's posterior for the map."""
 STILL = 0.25
 """Poses that move by less than this part of their own uncertainty stand still."""
+SHIFTS_PER_DIAMETER = 30.0
+"""Coarsest grid of shifts: a quarter of the detail that the global search uses."""
 FIRST_BAND_DIAMETERS = 8.0
 """The global search uses detail down to the diameter over this, times the cube root of the symmetry's order."""
 
@@ -231,7 +233,7 @@ class Refinement:
     ) -> FittedPoses:
         """Poses from nothing: a grid at low resolution, its best halved once, the best of these climbed."""
         reach = self.cfg.shift_fraction * self.diameter_px
-        shifts = shift_grid(reach, reach / 3).to(self.device)
+        shifts = shift_grid(reach, min(reach / 3, self.diameter_px / SHIFTS_PER_DIAMETER)).to(self.device)
         near = weighted.within(len(coarse))
         poses = search_globally(near, references, coarse, shifts, 8)
         step = self.spacing_deg(float(coarse.radius[-1])) / 2
