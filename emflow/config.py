@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import Field, ValidationError
 
-from emflow.step import EmflowError, Execution, Sample, StepConfig, own_fields, sample_fields
+from emflow.step import EmflowError, Execution, Sample, Session, StepConfig, own_fields, sample_fields
 
 ROOMS = (
     "simulate",
@@ -35,8 +35,10 @@ Model = TypeVar("Model", bound=StepConfig)
 class Input(StepConfig):
     """What comes in. Paths are relative to the folder where snakemake runs."""
 
-    micrographs: str | None = None
-    """Micrographs: a folder, a glob, a text file with one path a line (MRC or TIFF), or a RELION micrographs STAR."""
+    micrographs: str | list[str | Session] | None = None
+    """Micrographs: a folder, a glob, a text file with one path a line (MRC or TIFF), or a RELION micrographs STAR. Or
+    a list of these, one for each session: a path, or a mapping with path and what differs (even, odd,
+    pixel_size_angstrom, voltage_kv, cs_mm, amplitude_contrast). Further sessions are added at the list's end."""
     even: str | None = None
     """Even half sums: a pattern with {name} for the micrograph's base name without its suffix."""
     odd: str | None = None
@@ -180,7 +182,9 @@ def validate(content: Mapping[str, Any]) -> Settings:
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
-        if key == "input" and isinstance(value, str):  # short for the micrographs: --config input=FOLDER
+        if key == "input" and isinstance(
+            value, str | list
+        ):  # short for the micrographs: --config input=FOLDER
             value = {"micrographs": value}
         if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
             merged[key] = _merge(dict(merged[key]), value)

@@ -49,6 +49,30 @@ class OpticsFacts(StepConfig):
     """Fraction of amplitude contrast: about 0.07 for ice, 0.1 by older custom."""
 
 
+class Session(StepConfig):
+    """One of several sessions that are processed together; what it does not say holds for all."""
+
+    path: str
+    """Its micrographs: a folder, a glob, a text file with one path a line, or a RELION micrographs STAR."""
+    even: str | None = None
+    """Even half sums, in the place of input.even."""
+    odd: str | None = None
+    """Odd half sums, in the place of input.odd."""
+    pixel_size_angstrom: float | None = Field(None, gt=0, le=100)
+    """Pixel size of its micrographs, in ångström, in the place of the sample's."""
+    voltage_kv: float | None = Field(None, gt=0, le=3000)
+    """Acceleration voltage, in kilovolt, likewise."""
+    cs_mm: float | None = Field(None, ge=0, le=20)
+    """Spherical aberration, in millimetre, likewise."""
+    amplitude_contrast: float | None = Field(None, ge=0, le=1)
+    """Fraction of amplitude contrast, likewise."""
+
+    def facts(self) -> dict[str, float]:
+        """The optics that it says itself."""
+        told = {name: getattr(self, name) for name in OpticsFacts.model_fields}
+        return {name: value for name, value in told.items() if value is not None}
+
+
 class SpecimenSize(StepConfig):
     """How large the particle is."""
 

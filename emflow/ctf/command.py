@@ -57,7 +57,7 @@ def fit(micrographs: Path, out: Path, /, *, cfg: CtfFit = CtfFit(), run: Run = R
 
     def key(row: int) -> str:
         digest = images.table["emflowDigest"].iloc[row] if "emflowDigest" in images.table else ""
-        return result_key(cfg, images.name(row), images.identity(row), images.facts(row), digest)
+        return result_key(cfg, images.identity(row), images.facts(row), digest)
 
     with Record("ctf.fit", cfg, run, inputs=[micrographs]) as record:
         journal = Journal(out.with_name(f".{out.stem}.journal"))

@@ -69,9 +69,7 @@ def apply(micrographs: Path, out: Path, /, *, cfg: DenoiseApply = DenoiseApply()
     def key(row: int) -> str:
         digest = listed.table["emflowDigest"].iloc[row] if "emflowDigest" in listed.table else ""
         bright = is_bright(listed, row, cfg.contrast)
-        return result_key(
-            cfg, listed.name(row), listed.identity(row), listed.facts(row), digest, bright, model.sha256
-        )
+        return result_key(cfg, listed.identity(row), listed.facts(row), digest, bright, model.sha256)
 
     with Record("denoise.apply", cfg, run, inputs=[micrographs]) as record:
         journal = ImageJournal(out.with_name(f".{out.stem}.journal"), out.parent / "images")

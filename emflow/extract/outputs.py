@@ -89,10 +89,10 @@ class Shard:
 
     def key(self, row: int) -> str:
         """Digest of everything that the images of a micrograph depend on."""
-        name, identity = self.micrographs.name(row), self.micrographs.identity(row)
+        identity = self.micrographs.identity(row)
         box, dark = self.boxes[self.group(row)], protein_is_dark(self.micrographs, row, self.cfg)
         places = self.centres[self.members(row)].tolist()
-        return result_key(self.cfg, name, identity, digest(self.micrographs, row), box, dark, places)
+        return result_key(self.cfg, identity, digest(self.micrographs, row), box, dark, places)
 
     def cut(self, row: int) -> tuple[np.ndarray, dict[str, Any]]:
         """Cut the particles of a micrograph: images, and which were kept; unreadable ones are set aside."""

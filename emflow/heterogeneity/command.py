@@ -67,7 +67,7 @@ def fit(
             write_too_few(out, posed, "the consensus map and its mask are empty")
             return
         lineage = lineage_of("heterogeneity.fit") or ""
-        key = f"{fit_key(particles, maps, cfg)}{lineage}"
+        key = fit_key(particles, maps, cfg, lineage)
         kept = Kept(previous, key) if previous is not None else None
         origin = find_origin(kept, sum(sizes), posed.box, cfg, device)
         cache = out / ".spectra.store"

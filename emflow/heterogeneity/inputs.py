@@ -154,11 +154,11 @@ def _random_mates(rotations: Tensor, cfg: HeterogeneityFit) -> Tensor:
     return rotations @ operators[chosen].to(rotations)
 
 
-def fit_key(particles: Path, maps: Path, cfg: HeterogeneityFit) -> str:
-    """Identity of a fit's settings and inputs, for its checkpoint."""
+def fit_key(particles: Path, maps: Path, cfg: HeterogeneityFit, lineage: str) -> str:
+    """Identity of a fit's settings, those of the steps before it, and its inputs; for its checkpoint."""
     files = [path for path in (particles, maps / "mask.mrc", maps / "map.mrc") if path.is_file()]
     inputs = [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
-    text = json.dumps([cfg.version, cfg.model_dump(mode="json"), inputs], sort_keys=True)
+    text = json.dumps([cfg.version, cfg.model_dump(mode="json"), inputs, lineage], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from emflow.io.atomic import write_errors, write_text
+from emflow.io.record import same_settings
 
 _MADE = "made.json"
 
@@ -27,7 +28,7 @@ class Made:
     key: str
     """Identity of settings and inputs."""
     lineage: str
-    """Digest of the settings, its own and those of all steps before it."""
+    """What the settings come to, its own and those of all steps before it."""
     particles: int
     anew_particles: int
     """Particles when it last began from nothing."""
@@ -39,7 +40,7 @@ LEAST_OLD = 0.5
 
 def why_anew(made: Made, lineage: str, particles: int) -> str:
     """Say why a step does not go on from a kept result, with so many particles now; empty if it may."""
-    if made.lineage != lineage:
+    if not same_settings(lineage, made.lineage):
         return "a setting has changed since the previous result, or a restart was asked for"
     if made.anew_particles < LEAST_OLD * particles:
         return (

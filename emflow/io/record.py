@@ -22,9 +22,17 @@ _LIBRARIES = ("torch", "numpy", "scipy", "pandas", "pydantic", "snakemake", "mrc
 
 
 def lineage_of(step: str) -> str | None:
-    """Digest of the settings of a pooling stage and of all steps before it, as the workflow tells; else None."""
+    """What the settings of a pooling stage and of all steps before it come to, as the workflow tells; else None.
+
+    A digest, and behind a colon one for the optics of each session.
+    """
     lineage: str | None = json.loads(os.environ.get("EMFLOW_LINEAGE", "{}")).get(step)
     return lineage
+
+
+def same_settings(lineage: str, earlier: object) -> bool:
+    """Whether a lineage is that of an earlier result, or goes beyond it by further sessions only."""
+    return isinstance(earlier, str) and (lineage == earlier or lineage.startswith(f"{earlier},"))
 
 
 def file_identity(path: str | os.PathLike[str]) -> dict[str, Any]:

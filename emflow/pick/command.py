@@ -73,7 +73,6 @@ def apply(micrographs: Path, out: Path, /, *, cfg: PickApply = PickApply(), run:
         digest = images.table["emflowDigest"].iloc[row] if "emflowDigest" in images.table else ""
         denoised = [images.table[c].iloc[row] for c in DENOISED_COLUMNS if c in images.table]
         parts = (
-            images.name(row),
             images.identity(row),
             images.facts(row),
             digest,

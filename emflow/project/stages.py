@@ -14,6 +14,7 @@ from pathlib import Path
 
 from emflow.config import Settings
 from emflow.io.atomic import write_text
+from emflow.io.record import same_settings
 from emflow.project.memory import Memory, params_of
 
 _MAPS = ("half1.mrc", "half2.mrc", "map.mrc", "mask.mrc", "particles.star", "fsc.star")
@@ -63,14 +64,24 @@ def steps_before(settings: Settings, step: str) -> list[str]:
 
 
 def lineages(settings: Settings, memory: Memory) -> dict[str, str]:
-    """Step of each stage → digest of its settings and those of all steps before it."""
+    """Step of each stage → what its settings and those of all steps before it come to.
+
+    A digest, and behind a colon one for the optics of each session: further sessions leave the beginning as it is.
+    """
     found = {}
     given = [settings.input.ctf, settings.input.picks]
+    sessions = settings.input.micrographs
+    listed = [sessions] if isinstance(sessions, str) else sessions or []
+    optics = ",".join(_digest({} if isinstance(one, str) else one.facts())[:8] for one in listed)
     for stage in STAGES.values():
         if stage.step in settings.steps:
             way = [(name, params_of(settings, name, memory)) for name in steps_before(settings, stage.step)]
-            found[stage.step] = hashlib.sha256(json.dumps([given, way]).encode()).hexdigest()[:16]
+            found[stage.step] = f"{_digest([given, way])[:16]}:{optics}"
     return found
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def decide_frozen(settings: Settings, lineage: Mapping[str, str]) -> frozenset[str]:
@@ -87,7 +98,9 @@ def decide_frozen(settings: Settings, lineage: Mapping[str, str]) -> frozenset[s
 def _stands(folder: Path, stage: Stage, lineage: str) -> bool:
     place = folder / stage.folder
     record = _read_json(folder / "records" / stage.step / "all.json")
-    if record.get("lineage") != lineage or not all((place / name).is_file() for name in stage.files):
+    if not same_settings(lineage, record.get("lineage")) or not all(
+        (place / name).is_file() for name in stage.files
+    ):
         return False
     if stage.step != "reconstruct.abinitio":
         return True

@@ -55,6 +55,8 @@ def find(
 def check(micrographs: Path, out: Path, /, *, cfg: SessionCheck = SessionCheck(), run: Run = Run()) -> None:
     """Read each micrograph once; set bad ones aside; assign half-sets; detect the contrast.
 
+    A micrograph that vanished after it was read, because it was archived, stays what it was.
+
     Parameters
     ----------
     micrographs
@@ -65,8 +67,8 @@ def check(micrographs: Path, out: Path, /, *, cfg: SessionCheck = SessionCheck()
     images = load_micrographs(micrographs, cfg)
     with Record("session.check", cfg, run, inputs=[micrographs]) as record:
         journal = Journal(out.with_name(f".{out.stem}.journal"))
-        faults = find_gone(images)
-        results = _look(images, faults, journal, cfg)
+        gone, faults = find_gone(images)
+        results = _look(images, gone, faults, journal, cfg)
         stored = [journal.get(f"half {images.identity(row)}", "half") for row in range(len(images))]
         faults |= compare(_peers(images, results, stored), cfg)
         kept = [row for row in sorted(results) if row not in faults]
@@ -83,9 +85,16 @@ def check(micrographs: Path, out: Path, /, *, cfg: SessionCheck = SessionCheck()
 
 
 def _look(
-    images: Micrographs, faults: dict[int, Fault], journal: Journal, cfg: SessionCheck
+    images: Micrographs,
+    gone: dict[int, Fault],
+    faults: dict[int, Fault],
+    journal: Journal,
+    cfg: SessionCheck,
 ) -> dict[int, dict[str, Any]]:
-    """Read the pixels of all that are there, each once; results by row. Adds to ``faults``."""
+    """Read the pixels of all that are there, each once; results by row. Adds to ``faults``.
+
+    Of those that are gone, what was read before stays good.
+    """
     rows = [row for row in range(len(images)) if row not in faults]
     part = Micrographs(images.table.iloc[rows].reset_index(drop=True), images.optics)
     own = SessionCheck(max_blank_fraction=cfg.max_blank_fraction)  # all that a measurement depends on
@@ -95,6 +104,8 @@ def _look(
 
     def work(place: int) -> dict[str, Any]:
         name = part.name(place)
+        if rows[place] in gone:
+            raise EmflowError(f"{name}: {gone[rows[place]].reason}")
         if is_restored(name):
             return {
                 "set_aside": "its header says that the pixels were denoised or restored",
@@ -117,7 +128,8 @@ def _look(
     results, aside = for_each(part, work, journal, key)
     row_of = {part.identity(place): row for place, row in enumerate(rows)}
     for identity, reason, expected in aside[SET_ASIDE_COLUMNS[1:]].itertuples(index=False):
-        faults[row_of[identity]] = Fault(reason, expected or "a sound image, MRC or TIFF")
+        row = row_of[identity]
+        faults[row] = gone.get(row) or Fault(reason, expected or "a sound image, MRC or TIFF")
     return {rows[place]: result for place, result in results.items()}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +12,14 @@ import pandas as pd
 from emflow.io.incoming import HALF_SUMS, NothingFoundError, list_micrographs
 from emflow.io.listing import stat_file
 from emflow.io.micrographs import SET_ASIDE_COLUMNS, Micrographs
+from emflow.io.sessions import list_sessions, refuse_regrouped
 from emflow.io.shards import Shard, as_text, read_shards, shard_path, write_shard
 from emflow.io.star import read_star
 from emflow.session.check import Fault
 from emflow.session.config import SessionFind, SessionSelect
 from emflow.session.find import Member, append
 from emflow.session.join import Contrast
-from emflow.step import EmflowError
+from emflow.step import EmflowError, Session
 
 log = logging.getLogger("emflow")
 
@@ -26,7 +27,7 @@ LIST_COLUMNS = ("emflowSize", "emflowMtimeNs")
 
 
 def find_session(
-    micrographs: str | None,
+    micrographs: str | Sequence[str | Session] | None,
     folder: Path,
     cfg: SessionFind,
     *,
@@ -61,11 +62,14 @@ def find_session(
     if not micrographs:
         raise EmflowError("input.micrographs is not set: give a folder, a glob, a text list or a STAR table.")
     try:
-        table, optics = list_micrographs(micrographs, cfg, even, odd)
+        if isinstance(micrographs, str):
+            table, optics = list_micrographs(micrographs, cfg, even, odd)
+        else:
+            table, optics = _sessions(micrographs, stored, cfg, even, odd)
     except NothingFoundError:
         if not stored:
             raise
-        log.warning("'%s' shows no micrograph now; the stored list is kept.", micrographs)
+        log.warning("input.micrographs shows no micrograph now (%s); the stored list is kept.", micrographs)
         return stored
     optics = as_text(optics)
     before = [_members(shard.table) for shard in stored]
@@ -85,6 +89,27 @@ def find_session(
             if shard.changed:
                 write_shard(shard)
     return shards
+
+
+def _sessions(
+    sessions: Sequence[str | Session],
+    stored: Sequence[Shard],
+    cfg: SessionFind,
+    even: str | None,
+    odd: str | None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Several sessions as one table, each with the optics group that it has had."""
+    known: dict[str, str] = {}
+    groups: dict[str, str] = {}
+    for shard in stored:
+        if "rlnOpticsGroupName" in shard.optics:
+            known |= dict(
+                zip(shard.optics["rlnOpticsGroupName"], shard.optics["rlnOpticsGroup"], strict=True)
+            )
+        groups |= dict(zip(shard.table["emflowMicrographId"], shard.table["rlnOpticsGroup"], strict=True))
+    table, optics = list_sessions(sessions, cfg, even, odd, known)
+    refuse_regrouped(groups, table)
+    return table, optics
 
 
 def _groups(optics: pd.DataFrame, old: Shard | None, used: set[str]) -> pd.DataFrame:
@@ -121,13 +146,13 @@ def _table(members: list[Member], number: int) -> pd.DataFrame:
     return pd.DataFrame(rows, dtype=object).fillna("None")
 
 
-def find_gone(images: Micrographs) -> dict[int, Fault]:
-    """Find files that vanished, or are no longer what was listed."""
-    faults = {}
+def find_gone(images: Micrographs) -> tuple[dict[int, Fault], dict[int, Fault]]:
+    """Find files that are not what was listed any more: those that vanished, and those that changed, by row."""
+    gone, faults = {}, {}
     for row in range(len(images)):
         now = stat_file(images.name(row))
         if now is None or now.size < 0:
-            faults[row] = Fault("no such file: it vanished, or a link is broken", "the file that was listed")
+            gone[row] = Fault("no such file: it vanished, or a link is broken", "the file that was listed")
         elif set(LIST_COLUMNS) <= set(images.table.columns):
             listed = tuple(str(images.table[column].iloc[row]) for column in LIST_COLUMNS)
             if listed != (str(now.size), str(now.mtime_ns)):
@@ -136,7 +161,7 @@ def find_gone(images: Micrographs) -> dict[int, Fault]:
                     "its new version has an entry of its own",
                     "an unchanged file",
                 )
-    return faults
+    return gone, faults
 
 
 def read_step(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
