@@ -111,6 +111,11 @@ PROJECT_COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("emflow.project.command:init", "Write a commented configuration for a folder of micrographs."),
     "plan": ("emflow.project.command:plan", "Say in words what a run would do, and why."),
     "unlock": ("emflow.project.command:unlock", "Remove the lock of a killed run, if nothing of it is left."),
+    "record": ("emflow.project.command_record:record", "Write a run's record as an RO-Crate."),
+    "reproduce": (
+        "emflow.project.command_record:reproduce",
+        "Repeat a run from its record, and compare every result.",
+    ),
     "doctor": ("emflow.project.command:doctor", "Check this machine: device, scheduler, disk, libraries."),
     "report": ("emflow.report.command:report", "Write the HTML page and summary.json of a project."),
 }
