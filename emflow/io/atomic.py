@@ -69,11 +69,16 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             with open(temporary, "rb") as handle:
                 os.fsync(handle.fileno())
             os.replace(temporary, target)
-        for written in _watchers:
-            written.append(target)
+        note_written(target)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def note_written(path: Path) -> None:
+    """Tell who watches that a file has been written."""
+    for written in _watchers:
+        written.append(path)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from emflow.io.mrc import map_mrc
+from emflow.io.mrc import map_mrc, read_header
 from emflow.project import tolerance
 from emflow.project.compare_tables import table_differences
 from emflow.step import EmflowError
@@ -28,35 +28,58 @@ class Difference:
     within: bool
 
 
-def differences(before: Path, now: Path) -> list[Difference]:
-    """Compare two files by their kind; what differs, the worst first. Equal bytes are not looked at here."""
+def differences(before: Path, now: Path, finest_angstrom: float = 0.0) -> list[Difference]:
+    """Compare two files by their kind; what differs, the worst first. Equal bytes are not looked at here.
+
+    Parameters
+    ----------
+    finest_angstrom
+        Resolution of the run, in ångström: maps are compared up to it, or to half of Nyquist where it is finer.
+    """
     compare = _KINDS.get(before.suffix, _text)
     try:
-        found = [Difference(what, within) for what, within in compare(before, now)]
+        if compare is _images:
+            found = [Difference(what, within) for what, within in _images(before, now, finest_angstrom)]
+        else:
+            found = [Difference(what, within) for what, within in compare(before, now)]
     except (EmflowError, OSError, ValueError) as error:
         return [Difference(f"cannot be compared: {error}", within=False)]
     return sorted(found, key=lambda item: item.within)
 
 
-def _images(before: Path, now: Path) -> Iterator[tuple[str, bool]]:
+def _images(before: Path, now: Path, finest_angstrom: float = 0.0) -> Iterator[tuple[str, bool]]:
     old, new = map_mrc(before), map_mrc(now)
     if old.shape != new.shape:
         yield f"size {_size(old)} → {_size(new)}", False
-        return
-    correlation = _correlation(old, new)
-    limit = tolerance.CORRELATION.limit
-    yield f"correlation {correlation:.6f} (at least {limit:g})", correlation >= limit
-    if old.ndim == 3 and len(set(old.shape)) == 1 and old.std() > 0:
-        import torch
+    elif old.ndim == 3 and len(set(old.shape)) == 1 and old.std() > 0:
+        yield _rings(old, new, read_header(before).voxel_size_angstrom, finest_angstrom)
+    else:
+        correlation = _correlation(old, new)
+        limit = tolerance.CORRELATION.limit
+        yield f"correlation {correlation:.6f} (at least {limit:g})", correlation >= limit
 
-        from emflow.em.fsc import fsc
 
-        curve = fsc(torch.from_numpy(np.array(old, np.float32)), torch.from_numpy(np.array(new, np.float32)))
-        worst = float(curve[1 : max(2, old.shape[0] // 4 + 1)].min())
-        yield (
-            f"FSC to half of Nyquist {worst:.4f} (at least {tolerance.FSC.limit:g})",
-            worst >= tolerance.FSC.limit,
-        )
+def _rings(
+    old: np.ndarray, new: np.ndarray, voxel_angstrom: float, finest_angstrom: float
+) -> tuple[str, bool]:
+    """Compare two maps ring by ring up to a resolution; rings that a filter emptied are left out."""
+    import torch
+
+    from emflow.em.fsc import fsc, radial_average, shell_index
+
+    a, b = (torch.from_numpy(np.array(volume, np.float32)) for volume in (old, new))
+    side = len(a)
+    last = side // 4
+    if finest_angstrom > 0 and voxel_angstrom > 0:
+        last = min(last, int(side * voxel_angstrom / finest_angstrom))
+    power = radial_average(torch.fft.rfftn(a).abs() ** 2, shell_index(side))
+    full = power[: last + 1] > tolerance.RING_POWER.limit * power.max()
+    worst = float(fsc(a, b)[: last + 1][full].min())
+    limit = tolerance.FSC.limit
+    return (
+        f"FSC to {side * voxel_angstrom / max(last, 1):.3g} Å {worst:.4f} (at least {limit:g})",
+        worst >= limit,
+    )
 
 
 def _size(image: np.ndarray) -> str:

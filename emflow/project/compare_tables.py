@@ -13,6 +13,7 @@ from emflow.project import tolerance
 
 _IDENTITIES = ("emflowParticleId", "emflowMicrographId")
 _ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+_SIGMA = "emflowPoseSigmaDeg"
 _PLACES = ("rlnImageName",)
 """Columns that name a place in a stack: the row's identity is compared, not where its image stands."""
 
@@ -39,16 +40,20 @@ def _block(old: pd.DataFrame, new: pd.DataFrame) -> Iterator[tuple[str, bool]]:
     if key is not None:
         old, new = old.set_index(key), new.set_index(key)
         both = old.index.intersection(new.index)
-        share = len(both) / max(len(old), len(new), 1)
+        longest = max(len(old), len(new))
+        share = len(both) / longest if longest else 1.0
         if share < 1:
             yield f"{len(old)} → {len(new)} rows, {len(both)} in both", share >= tolerance.ROWS.limit
         old, new = old.loc[both], new.loc[both]
     columns = [column for column in old if column in new and column not in _PLACES and len(old)]
     if set(_ANGLES) <= set(columns):
         columns = [column for column in columns if column not in _ANGLES]
-        yield from _judged(
-            "orientation", _turns_deg(old, new), np.full(len(old), tolerance.column_tolerance("pose"))
-        )
+        allowed = np.full(len(old), tolerance.column_tolerance("pose"))
+        if _SIGMA in columns:
+            allowed = np.maximum(
+                allowed, pd.to_numeric(old[_SIGMA], errors="coerce").fillna(0.0).to_numpy(float)
+            )
+        yield from _judged("orientation", _turns_deg(old, new), allowed)
     for name in map(str, columns):
         yield from _column(name, old[name], new[name])
 

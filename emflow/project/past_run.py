@@ -62,13 +62,26 @@ class PastRun:
                 return Path(job.record["folder"])
         return self.folder.resolve().parents[1]
 
+    @cached_property
+    def resolution_angstrom(self) -> float:
+        """Resolution that the validation found, in ångström; 0 where it found none."""
+        try:
+            metrics = json.loads((self.folder / "validate" / "metrics.json").read_text(encoding="utf-8"))
+            return float(metrics["resolution_angstrom"] or 0.0)
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0.0
+
     def results(self) -> Iterator[str]:
         """Relative path of every result, sorted; records, report and hidden files are none."""
         for path in sorted(self.folder.rglob("*")):
             name = path.relative_to(self.folder).as_posix()
-            hidden = any(part.startswith(".") for part in name.split("/"))
-            if not hidden and not name.startswith(LEFT_OUT) and path.is_file():
+            if is_result(name) and path.is_file():
                 yield name
+
+
+def is_result(name: str) -> bool:
+    """Whether a file of a project must be equal between equal runs."""
+    return not name.startswith(LEFT_OUT) and not any(part.startswith(".") for part in name.split("/"))
 
 
 def read_past_run(folder: Path) -> PastRun:

@@ -11,17 +11,12 @@ from pathlib import Path
 from emflow.project.compare import Difference, differences
 from emflow.project.crate_jobs import environment_of
 from emflow.project.past_crate import PastCrate
-from emflow.project.past_run import Job, PastRun, holds_pixels, read_past_run, sha256_of
+from emflow.project.past_run import Job, PastRun, is_result, read_past_run, sha256_of
 from emflow.step import EmflowError
 
-SAME, WITHIN, DIFFERS, MISSING, LEFT, NEW = (
-    "same bytes",
-    "within tolerance",
-    "differs",
-    "missing",
-    "left out",
-    "new",
-)
+SAME, WITHIN, DIFFERS, MISSING = "same bytes", "within", "differs", "missing"
+NEW, LEFT = "new", "left out"
+STATES = (SAME, WITHIN, DIFFERS, MISSING, NEW, LEFT)
 
 
 @dataclass
@@ -79,14 +74,21 @@ def compare_runs(crate: PastCrate, again: PastRun) -> list[Compared]:
     """Compare every result of a past run with its counterpart of the rerun."""
     past, makers, makers_again = crate.past, _makers(crate.past), _makers(again)
     ran = {job.name for job in again.jobs}
-    before = set(past.results()) | {name for name in crate.files if name in makers}
+    before = set(past.results()) | {name for name in crate.files if name in makers and is_result(name)}
     compared = []
     for name in sorted(before):
         job = makers.get(name)
         other = makers_again.get(name) or next((j for j in again.jobs if job and j.name == job.name), None)
-        step = job.step if job else name.split("/")[0]
+        step = (
+            job.step if job else "session.find" if name.startswith("session/shard_") else name.split("/")[0]
+        )
         now = again.folder / name
-        why = reasons(job, other) if job and other else []
+        if job is None:  # older records do not tell what a job wrote: any job of the room stands for it
+            room = name.split("/")[0]
+            old, new = (next((j for j in run.jobs if j.step.startswith(room)), None) for run in (past, again))
+            why = reasons(old, new) if old and new else []
+        else:
+            why = reasons(job, other) if other else []
         if not now.is_file():
             state = MISSING if job is not None and job.name in ran else LEFT
             compared.append(Compared(name, step, state))
@@ -112,7 +114,7 @@ def _compare(crate: PastCrate, name: str, now: Path, result: Compared) -> Compar
             Difference("other bytes; the recorded file is not here to compare within tolerance", False)
         ]
         return result
-    result.found = differences(old, now)
+    result.found = differences(old, now, crate.past.resolution_angstrom)
     result.state = WITHIN if result.why and all(item.within for item in result.found) else DIFFERS
     return result
 
@@ -162,38 +164,41 @@ def read_again(work: Path, past: PastRun) -> PastRun:
 
 def in_words(compared: list[Compared], crate: PastCrate, again: PastRun) -> Iterator[str]:
     """Say how the results compare: a table by step, then what is not equal."""
-    states = [SAME, WITHIN, DIFFERS, MISSING, NEW, LEFT]
-    steps = list(dict.fromkeys([job.step for job in crate.past.jobs] + [row.step for row in compared]))
+    states = [state for state in STATES if state != LEFT]
+    steps = [job.step for job in again.jobs] + [row.step for row in compared if row.state != LEFT]
+    steps = list(dict.fromkeys(steps))
     width = max(map(len, steps))
-    yield f"{'step':{width}}  " + "  ".join(f"{state:>16}" for state in states) + "    CPU-s then       now"
+    yield f"{'step':{width}}  " + "  ".join(f"{state:>10}" for state in states) + "  CPU-s then     now"
     for step in steps:
         count = Counter(row.state for row in compared if row.step == step)
         costs = [
             sum(j.record.get("cpu_s", 0) for j in run.jobs if j.step == step) for run in (crate.past, again)
         ]
-        told = "  ".join(f"{count[state] or '·':>16}" for state in states)
-        yield f"{step:{width}}  {told}    {costs[0]:>10.1f}{costs[1]:>10.1f}"
-    for state in (DIFFERS, MISSING, NEW, WITHIN):
+        told = "  ".join(f"{count[state] or '-':>10}" for state in states)
+        yield f"{step:{width}}  {told}  {costs[0]:>10.1f}{costs[1]:>8.1f}"
+    for state in states[1:]:
         rows = [row for row in compared if row.state == state]
         if rows:
-            yield f"\n{state.capitalize()}:"
+            yield f"\n{_TITLES[state]}:"
         for row in rows:
             yield f"  {row.name} ({row.step})"
             yield from (f"    {'  ' if item.within else '! '}{item.what}" for item in row.found[:6])
-            if state == DIFFERS:
-                yield f"    may be so because: {'; '.join(row.why)}" if row.why else _UNEXPLAINED
-    shared = [set(row.why) for row in compared if row.state == WITHIN]
-    if shared:
-        yield f"  may be so because: {'; '.join(sorted(set.union(*shared)))}"
-    if any(row.state == LEFT for row in compared):
-        yield "\nLeft out: results of steps that this rerun did not run (--steps, or made on demand then)."
-    unread = [row.name for row in compared if holds_pixels(row.name) and row.state == DIFFERS]
-    if unread and crate.made_now:
-        yield "The project had no record: its files were taken as they are now. Run `emflow record` after a run."
+        yield from _causes(rows)
+    left = sum(row.state == LEFT for row in compared)
+    if left:
+        yield f"\n{left} results are left out: this rerun did not run their steps (--steps, or made on demand then)."
 
 
+def _causes(rows: list[Compared]) -> Iterator[str]:
+    """Say why results may differ: those of one step share the causes."""
+    for step in dict.fromkeys(row.step for row in rows if row.state in (WITHIN, DIFFERS)):
+        causes = list(dict.fromkeys(cause for row in rows if row.step == step for cause in row.why))
+        yield f"  {step} may differ because: {'; '.join(causes)}" if causes else f"  {step}: {_UNEXPLAINED}"
+
+
+_TITLES = {WITHIN: "Within tolerance", DIFFERS: "Different", MISSING: "Not made again", NEW: "Not made then"}
 _UNEXPLAINED = (
-    "    nothing that is recorded differs (code, libraries, machine, threads): the file was changed after the run, "
+    "nothing that is recorded differs (code, libraries, machine, threads): the file was changed after the run, "
     "or the step is not deterministic, which is a fault of emflow"
 )
 
