@@ -8,7 +8,7 @@ import json
 import time
 from typing import Any
 
-from emflow.project.crate_files import Files, Graph, Seen, moment, ref
+from emflow.project.crate_files import Files, Graph, Seen, moment, printable, ref
 from emflow.project.past_run import Job
 
 _COSTS = {
@@ -36,7 +36,7 @@ def add_job(graph: Graph, files: Files, job: Job) -> tuple[dict[str, str], dict[
         f"#job/{job.name}",
         "CreateAction",
         name=f"{job.step}, {job.name.partition('/')[2]}",
-        description=" ".join(str(word) for word in record.get("command", [])[1:]),
+        description=printable(" ".join(str(word) for word in record.get("command", [])[1:])),
         instrument=tool,
         object=[*inputs, *values],
         result=[files.add(item["path"]) for item in record.get("outputs", [])],

@@ -79,6 +79,12 @@ class PastRun:
                 yield name
 
 
+def _order(job: Job) -> tuple[str, int, str]:
+    """Place of a job among others: its start, to the second, then the time of what it wrote."""
+    wrote = [int(item.get("mtime_ns", 0)) for item in job.record.get("outputs", [])]
+    return str(job.record["started"]), max(wrote, default=0), job.name
+
+
 def is_result(name: str) -> bool:
     """Whether a file of a project must be equal between equal runs."""
     return not name.startswith(LEFT_OUT) and not any(part.startswith(".") for part in name.split("/"))
@@ -113,7 +119,7 @@ def read_past_run(folder: Path) -> PastRun:
             ) from None
     if not jobs:
         raise EmflowError(f"{folder}: has no records of steps (records/…/*.json); run the project first.")
-    return PastRun(folder, settings or {}, sorted(jobs, key=lambda job: (job.record["started"], job.name)))
+    return PastRun(folder, settings or {}, sorted(jobs, key=_order))
 
 
 def holds_pixels(name: str) -> bool:

@@ -144,7 +144,8 @@ def reasons(before: Job, now: Job) -> list[str]:
                 f"{name} {a.get(name)} → {b.get(name)}" for name in {**a, **b} if a.get(name) != b.get(name)
             ]
         elif key == "dirty":
-            if old[key] is not False or new[key] is not False:
+            checkouts = [run["dirty"] for run in (old, new) if run["commit"]]
+            if any(state is not False for state in checkouts):
                 found.append("code edited after its commit, or not known to be as committed")
         elif old[key] != new[key]:
             found.append(f"{key} {old[key]} → {new[key]}")
