@@ -114,6 +114,11 @@ PROJECT_COMMANDS: dict[str, tuple[str, str]] = {
     "restart": ("emflow.project.command:restart", "Have a pooling stage begin anew at the next run."),
     "upgrade": ("emflow.project.command:upgrade", "Take the steps' newer versions, which reruns them."),
     "unlock": ("emflow.project.command:unlock", "Remove the lock of a killed run, if nothing of it is left."),
+    "record": ("emflow.project.command_record:record", "Write a run's record as an RO-Crate."),
+    "reproduce": (
+        "emflow.project.command_record:reproduce",
+        "Repeat a run from its record, and compare every result.",
+    ),
     "doctor": ("emflow.project.command:doctor", "Check this machine: device, scheduler, disk, libraries."),
     "report": ("emflow.report.command:report", "Write the HTML page and summary.json of a project."),
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 from emflow.step import EmflowError
 
 _MARK = ".partial"
+_watchers: list[list[Path]] = []
 
 
 class WriteError(EmflowError):
@@ -68,9 +69,27 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             with open(temporary, "rb") as handle:
                 os.fsync(handle.fileno())
             os.replace(temporary, target)
+        note_written(target)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def note_written(path: Path) -> None:
+    """Tell who watches that a file has been written."""
+    for written in _watchers:
+        written.append(path)
+
+
+@contextlib.contextmanager
+def watch_writes() -> Iterator[list[Path]]:
+    """Yield a list that takes the path of every file written here until the context ends."""
+    written: list[Path] = []
+    _watchers.append(written)
+    try:
+        yield written
+    finally:
+        _watchers[:] = [other for other in _watchers if other is not written]
 
 
 def remove_partial(folder: str | os.PathLike[str]) -> list[Path]:

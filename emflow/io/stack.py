@@ -13,7 +13,7 @@ from typing import Any
 import mrcfile
 import numpy as np
 
-from emflow.io.atomic import write_errors, write_text
+from emflow.io.atomic import note_written, write_errors, write_text
 
 HEADER_BYTES = 1024
 
@@ -121,6 +121,7 @@ class GrowingStack:
     def finish(self) -> None:
         """Write the header and rename. MRC knows no stack of 0 images: an empty one holds a single image of zeros."""
         if self._complete:
+            note_written(self.path)
             return
         with write_errors(self.path, self._growing):
             with open(self._growing, "r+b") as handle:
@@ -129,6 +130,7 @@ class GrowingStack:
                 handle.flush()
                 os.fsync(handle.fileno())
             os.replace(self._growing, self.path)
+            note_written(self.path)
         self._write_journal(self.path)
 
     @property

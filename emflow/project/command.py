@@ -112,16 +112,22 @@ def unlock(project: str | None = None, /) -> None:
     print(f"Unlocked: {', '.join(locked)}." if locked else "Nothing was locked.")
 
 
-def doctor() -> None:
-    """Check this machine: device, driver, scheduler, disk, permissions, libraries."""
-    from emflow.project.doctor import examine
+def doctor(*, json: bool = False) -> None:
+    """Check this machine: device, driver, scheduler, disk, clock, permissions, libraries, weights.
 
-    failed = False
+    Parameters
+    ----------
+    json
+        Print the findings as JSON, for other programs.
+    """
+    from emflow.project.doctor import as_json, examine, in_words
+
+    findings = []
     for finding in examine():
-        print(f"{finding.state:>4}  {finding.what}: {finding.found}")
-        for label, text in (("so", finding.consequence), ("do", finding.action)):
-            if text:
-                print(f"      {label}: {text}")
-        failed |= finding.state == "fail"
-    if failed:
+        findings.append(finding)
+        if not json:
+            print(in_words(finding), flush=True)
+    if json:
+        print(as_json(findings))
+    if any(finding.state == "fail" for finding in findings):
         raise EmflowError("this machine is not ready; see what to do above.")
