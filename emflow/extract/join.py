@@ -73,11 +73,14 @@ def join_shards(
             out.outside += int(shard["micrographs"]["emflowDroppedOutside"].astype(int).sum())
             out.flat += int(shard["micrographs"]["emflowDroppedFlat"].astype(int).sum())
     filled = [table for table in tables if len(table)] or tables[:1]
+    same = all(list(table) == list(filled[0]) for table in filled)
     joined = pd.concat(filled, ignore_index=True).astype(object)
-    joined = joined.where(joined.notna(), "None")
-    if len(joined):
-        repeated = joined["emflowParticleId"].duplicated()
-        out.repeated = int(repeated.sum())
+    del filled, tables  # millions of rows: no copy is made or held without need
+    if not same:
+        joined = joined.where(joined.notna(), "None")
+    repeated = joined["emflowParticleId"].duplicated() if len(joined) else pd.Series(dtype=bool)
+    out.repeated = int(repeated.sum())
+    if out.repeated:
         joined = joined[~repeated].reset_index(drop=True)
     if POSE_KNOWN in joined:
         known = joined[POSE_KNOWN].replace("None", "1")

@@ -117,7 +117,8 @@ def in_order(particles: pd.DataFrame) -> pd.DataFrame:
         extra = [name for name in particles if name not in FIRST_COLUMNS]
         return pd.DataFrame(columns=pd.Index([*FIRST_COLUMNS, *extra]), dtype=object)
     first = [name for name in FIRST_COLUMNS if name in particles]
-    return particles[[*first, *(name for name in particles if name not in first)]].astype(object)
+    order = [*first, *(name for name in particles if name not in first)]
+    return (particles if list(particles) == order else particles[order]).astype(object)
 
 
 def particle_optics(

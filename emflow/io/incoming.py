@@ -81,7 +81,7 @@ def _expand(pattern: str, names: pd.Series, column: str) -> list[str]:
         raise EmflowError(
             f"{key}: the pattern '{pattern}' has no {{name}}; expected for example even/{{name}}.mrc."
         )
-    return [pattern.replace("{name}", Path(name).stem) for name in names]
+    return [pattern.replace("{name}", os.path.splitext(os.path.basename(name))[0]) for name in names.tolist()]
 
 
 def _from_star(source: Path, facts: OpticsFacts) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -75,10 +75,17 @@ def find_session(
     before = [_members(shard.table) for shard in stored]
     after = append(before, _members(table), cfg.shard_size, refresh=tuple(HALF_SUMS))
     shards = []
+    settled: dict[tuple[object, ...], tuple[pd.DataFrame, bool]] = {}
     for number, members in enumerate(after, start=1):
         old = stored[number - 1] if number <= len(stored) else None
-        groups = _groups(optics, old, {member.columns["rlnOpticsGroup"] for member in members})
-        if old is not None and members == before[number - 1] and groups.equals(old.optics):
+        used = {member.columns["rlnOpticsGroup"] for member in members}
+        # most shards have the same optics: hundreds of equal small tables are joined and compared once
+        kind = (frozenset(used), *([] if old is None else (*old.optics, *old.optics.to_numpy().ravel())))
+        if kind not in settled:
+            groups = _groups(optics, old, used)
+            settled[kind] = groups, old is not None and groups.equals(old.optics)
+        groups, same = settled[kind]
+        if old is not None and same and members == before[number - 1]:
             shards.append(old)
             continue
         shards.append(
@@ -124,12 +131,10 @@ def _groups(optics: pd.DataFrame, old: Shard | None, used: set[str]) -> pd.DataF
 
 
 def _members(table: pd.DataFrame) -> list[Member]:
-    members = []
-    for row in table.to_dict("records"):
-        columns = {str(key): str(value) for key, value in row.items() if key != "emflowShard"}
-        name, identity = columns.pop("rlnMicrographName"), columns.pop("emflowMicrographId")
-        members.append(Member(name, identity, columns))
-    return members
+    own = ("rlnMicrographName", "emflowMicrographId")
+    names = [str(name) for name in table if name not in (*own, "emflowShard")]
+    rows = zip(*(map(str, table[name].tolist()) for name in (*own, *names)), strict=True)
+    return [Member(name, identity, dict(zip(names, values, strict=True))) for name, identity, *values in rows]
 
 
 def _table(members: list[Member], number: int) -> pd.DataFrame:
