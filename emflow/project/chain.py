@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -79,6 +80,33 @@ class Chain:
         if given.picks or not given.truth or "denoise" not in ROOMS:
             return None
         return "raw" if self._pixels == "denoised" else "denoised"
+
+    @property
+    def shows_denoised(self) -> list[str]:
+        """What the report shows of denoising: all of a simulated session, which is scored; else a few micrographs."""
+        if self.settings.input.truth:
+            return self.of("denoise", "<results>/denoise/shard_{shard}.star")
+        return self.of("denoise", "<results>/denoise/shown/micrographs.star")
+
+    @property
+    def keeps_denoised(self) -> bool:
+        """Whether denoised images stay after picking."""
+        return self.settings.execution.keep_denoised or bool(self.settings.input.truth)
+
+    @property
+    def denoising(self) -> str:
+        """Settings of denoising; with the digest of picking's, where images are made for it and then removed."""
+        reader = {"reader": self._reader} if self._pixels == "denoised" else {}
+        return self.section("denoise.apply", **reader)
+
+    @property
+    def picking(self) -> str:
+        """Settings of picking; where it reads denoised images, it removes them."""
+        return self.section("pick.apply", **({"free": self._reader} if self._pixels == "denoised" else {}))
+
+    @property
+    def _reader(self) -> str:
+        return hashlib.sha256(self.section("pick.apply").encode()).hexdigest()[:12]
 
     @property
     def particles(self) -> str:
@@ -216,5 +244,6 @@ def export(settings: Settings) -> None:
     if path.split(os.pathsep)[0] != here:
         os.environ["PATH"] = os.pathsep.join([here, path])
     execution = settings.execution.model_dump(mode="json", exclude={"threads"})
+    execution["keep_denoised"] |= bool(settings.input.truth)
     os.environ["EMFLOW_EXECUTION"] = json.dumps(execution)
     os.environ["EMFLOW_PARENT"] = str(os.getpid())

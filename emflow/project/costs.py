@@ -20,7 +20,7 @@ from emflow.project.rates import (
     Load,
     Rate,
 )
-from emflow.project.workload import GUESS_FACTOR, Workload, load_then, read_record
+from emflow.project.workload import GUESS_FACTOR, SHOWN, Workload, load_then, read_record
 
 _SAMPLED = 12
 """Records of a step that are read, at most: those of shards are alike."""
@@ -130,7 +130,7 @@ class Costs:
         cpu = wall = units = jobs = 0.0
         fixed, threads, on_gpu = rate.fixed_s, 1, False
         for content in _sampled(self._folder / "records" / step, kind):
-            then = self._then(step, content, pooled="_" not in kind)
+            then = self._then(step, content, pooled="_" not in kind and kind != SHOWN)
             spent = content.get("cpu_s")
             if then is None or not isinstance(spent, int | float):
                 continue

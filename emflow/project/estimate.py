@@ -11,7 +11,7 @@ from typing import Any
 
 from emflow.project.costs import Cost, Costs, total
 from emflow.project.schedule import Slots, Task, critical_path, makespan
-from emflow.project.workload import Workload, shard_of, workload
+from emflow.project.workload import SHOWN, Workload, shard_of, workload
 
 
 @dataclass
@@ -75,7 +75,7 @@ def estimate(workflow: Any, slots: Slots | None = None) -> Estimate:
     work = workload(project.settings, lists)
     costs = Costs(project.settings, work, slots.gpus or 0)
     execution = project.settings.execution
-    scratch, keep = getattr(execution, "scratch", None), getattr(project, "keeps_denoised", True)
+    scratch, keep = execution.scratch, project.keeps_denoised
     steps: dict[str, StepCost] = {}
     tasks: list[Task] = []
     places: dict[Any, int] = {}
@@ -96,7 +96,7 @@ def estimate(workflow: Any, slots: Slots | None = None) -> Estimate:
             entry = steps.setdefault(rule, StepCost(rule))
             entry.costs.append(cost)
             kept = costs.kept_bytes(step, shard)
-            if step == "denoise.apply" and shard is not None and not keep:
+            if step == "denoise.apply" and shard not in (None, SHOWN) and not keep:
                 most_denoised, kept = max(most_denoised, kept), 0.0
             entry.kept_bytes += kept
             if not scratch:

@@ -14,6 +14,8 @@ from emflow.step import EmflowError
 
 GUESSED_PER_MICROGRAPH = 150.0
 GUESSED_MEGAPIXELS = 16.0
+SHOWN, _SHOWN_MICROGRAPHS = "shown", 6
+"""The micrographs that are denoised for the report: a shard of its own."""
 GUESS_FACTOR = 3.0
 """How far a guessed number of particles may be off."""
 
@@ -39,7 +41,10 @@ class Workload:
 
     def of(self, step: str, shard: str | None = None) -> Load:
         """Load of a step: of one shard, or of all."""
-        micrographs = self.micrographs if shard is None else self.shards.get(shard, 0)
+        if shard == SHOWN:
+            micrographs = min(_SHOWN_MICROGRAPHS, self.micrographs)
+        else:
+            micrographs = self.micrographs if shard is None else self.shards.get(shard, 0)
         particles = micrographs * self.particles_per_micrograph
         box = self.coarse_px if step in COARSE else self.fine_px
         return Load(micrographs, self.megapixels, particles, self.cut_px, box)
@@ -146,6 +151,8 @@ def _boxes(settings: Settings) -> tuple[float, float, float]:
 
 
 def shard_of(path: str) -> str | None:
-    """Number of the shard that a record or table belongs to; None for pooled ones."""
+    """Number of the shard that a record belongs to; None for pooled ones."""
+    if path.startswith(SHOWN):
+        return SHOWN
     found = re.search(r"_(\d{5,})\.\w+$", path)
     return found[1] if found else None

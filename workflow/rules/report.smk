@@ -16,7 +16,7 @@ rule report:
         "<results>/validate/metrics.json",
         "<results>/validate/local/metrics.json",
         "<results>/validate/particles/metrics.json",
-        project.of("denoise", "<results>/denoise/shard_{shard}.star"),
+        project.shows_denoised,
         project.of("heterogeneity", "<results>/heterogeneity/metrics.json"),
         project.of("heterogeneity", "<results>/validate/states/metrics.json"),
         (
