@@ -23,6 +23,7 @@ from emflow.heterogeneity.outputs import (
     write_too_few,
 )
 from emflow.io.record import Record
+from emflow.io.scratch import scratch_file
 from emflow.step import Run
 
 log = logging.getLogger("emflow")
@@ -61,18 +62,19 @@ def fit(
             write_too_few(out, posed, "the consensus map and its mask are empty")
             return
         key = fit_key(particles, maps, cfg)
-        cache = out / ".spectra.store"
+        beside = out / ".spectra.store"
         try:
-            stack = open_stack(posed, cfg, cache, device)
-            resume = load_stage(out, key, device)
-            if resume is not None:
-                log.info("Going on after band %d of an interrupted fit.", resume.number)
-            finest = finest_band(posed, cfg.resolution_angstrom)
-            halves = posed.rows(1), posed.rows(2)
-            result = fit_model(stack, halves, mask, cfg, finest, resume, save_stage(out, key))
-            write_fit(out, posed, result, stack.spectra.scale)
+            with scratch_file(beside, run.scratch, 2.0 * len(posed.half) * posed.box**2) as cache:
+                stack = open_stack(posed, cfg, cache, device)
+                resume = load_stage(out, key, device)
+                if resume is not None:
+                    log.info("Going on after band %d of an interrupted fit.", resume.number)
+                finest = finest_band(posed, cfg.resolution_angstrom)
+                halves = posed.rows(1), posed.rows(2)
+                result = fit_model(stack, halves, mask, cfg, finest, resume, save_stage(out, key))
+                write_fit(out, posed, result, stack.spectra.scale)
         finally:
-            cache.unlink(missing_ok=True)
+            beside.unlink(missing_ok=True)
         (out / CHECKPOINT).unlink(missing_ok=True)
         log.info("%d of %d components kept.", int(result.kept.sum()), len(result.kept))
 

@@ -19,6 +19,7 @@ from emflow.io.particle_images import image_set
 from emflow.io.particle_store import open_store
 from emflow.io.particles import Particles
 from emflow.io.record import Record
+from emflow.io.scratch import scratch_file
 from emflow.reconstruct import judge
 from emflow.reconstruct.agreement import compare, start_agreement
 from emflow.reconstruct.command_classes import classes, expand, subtract
@@ -181,9 +182,12 @@ def refine(
         begun = _Start(diameter, previous, independent_starts(start), start_lowpass(cfg, diameter))
         announce_memory(refine_memory_bytes(images.box, len(images)), device, run)
         key = _key(cfg, particles, source, start)
-        store_path = out / ".checkpoint" / "particles.store"
+        beside = out / ".checkpoint" / "particles.store"
         plane = images.plane(images.box / 2)
-        with open_store(store_path, source, images, plane) as store:
+        with (
+            scratch_file(beside, run.scratch, 4.0 * len(images) * len(plane)) as store_path,
+            open_store(store_path, source, images, plane) as store,
+        ):
             refinement = Refinement(replace(images, spectra=store), diameter, cfg)
             checkpoint = Checkpoint(out / ".checkpoint" / "state.safetensors", key)
             kept = checkpoint.load()
@@ -197,7 +201,7 @@ def refine(
                 state = start_state(refinement, volumes, voxel, begun.given_angstrom)
             state = refinement.run(state, lambda reached: checkpoint.save(*pack(reached)))
             _write_refined(source, refinement, state, begun, out)
-        store_path.unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
