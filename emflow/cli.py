@@ -109,7 +109,14 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
 
 PROJECT_COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("emflow.project.command:init", "Write a commented configuration for a folder of micrographs."),
-    "plan": ("emflow.project.command:plan", "Say in words what a run would do, and why."),
+    "plan": (
+        "emflow.project.command:plan",
+        "Say in words what a run would do and why, and what it would cost.",
+    ),
+    "clean": (
+        "emflow.project.command_runs:clean",
+        "List what of a project can be made again, and free it.",
+    ),
     "unlock": ("emflow.project.command:unlock", "Remove the lock of a killed run, if nothing of it is left."),
     "doctor": ("emflow.project.command:doctor", "Check this machine: device, scheduler, disk, libraries."),
     "report": ("emflow.report.command:report", "Write the HTML page and summary.json of a project."),

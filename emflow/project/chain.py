@@ -96,23 +96,31 @@ class Chain:
     @property
     def denoising(self) -> str:
         """Settings of denoising; with the digest of picking's, where images are made for it and then removed."""
-        reader = {"reader": self._reader} if self._pixels == "denoised" else {}
-        return self.section("denoise.apply", **reader)
+        return self.section("denoise.apply", **({"reader": self.reader} if self.reader else {}))
 
     @property
     def picking(self) -> str:
         """Settings of picking; where it reads denoised images, it removes them."""
-        return self.section("pick.apply", **({"free": self._reader} if self._pixels == "denoised" else {}))
+        return self.section("pick.apply", **({"free": self.reader} if self.reader else {}))
 
     @property
-    def _reader(self) -> str:
+    def reader(self) -> str:
+        """Digest of the settings under which denoised images are picked from; empty where none are."""
+        if self._pixels != "denoised" or self.settings.input.picks:
+            return ""
         return hashlib.sha256(self.section("pick.apply").encode()).hexdigest()[:12]
 
     @property
     def particles(self) -> str:
         """Table of particles that the first map is made of: those that classification selects, where it is on."""
-        on = "classify" in ROOMS and getattr(self.settings.section("classify.select"), "enabled", False)
-        return f"<results>/{'classify/selected' if on else 'extract/particles'}.star"
+        return (self.selected or ["<results>/extract/particles.star"])[0]
+
+    @property
+    def selected(self) -> list[str]:
+        """Table of the particles that classification selects; none where it is off."""
+        return (
+            self.wanted("classify.select", "<results>/classify/selected.star") if "classify" in ROOMS else []
+        )
 
     def labels(self, step: str, key: str) -> list[str]:
         """The file of a person's labels that a setting names, if it is there: an input of the step."""

@@ -1,0 +1,41 @@
+"""Commands about whole runs beside each other: free room, branch, compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from emflow.step import EmflowError
+
+
+def clean(project: str, /, *what: str, yes: bool = False) -> None:
+    """List what of a project can be made again, with its size; with --yes, remove it.
+
+    Parameters
+    ----------
+    project
+        Name of the project.
+    what
+        denoised, stacks, checkpoints or leftovers; by default all.
+    yes
+        Remove what is listed. Nothing outside results/PROJECT is touched.
+    """
+    from emflow.project.clean import find_waste, remove
+    from emflow.project.estimate import size
+
+    kinds = ("denoised", "stacks", "checkpoints", "leftovers")
+    unknown = [name for name in what if name not in kinds]
+    if unknown:
+        raise EmflowError(f"{unknown[0]}: no such kind; expected {', '.join(kinds)}.")
+    found = [waste for waste in find_waste(project) if not what or waste.name in what]
+    if not found:
+        print("Nothing can be freed.")
+        return
+    for waste in found:
+        shared = f" (and {size(waste.shared_bytes)} that a branch shares)" if waste.shared_bytes else ""
+        print(
+            f"{waste.name:11}  {size(waste.freed_bytes):>8}{shared}  {len(waste.paths)} files: {waste.about}"
+        )
+    if yes:
+        print(f"Freed {size(remove(project, found))} below {Path('results') / project}.")
+    else:
+        print(f"Nothing was removed; `emflow clean {' '.join([project, *what])} --yes` does.")
