@@ -113,6 +113,10 @@ PROJECT_COMMANDS: dict[str, tuple[str, str]] = {
         "emflow.project.command:plan",
         "Say in words what a run would do and why, and what it would cost.",
     ),
+    "branch": (
+        "emflow.project.command_runs:branch",
+        "Make a run under other settings beside a project, sharing what is equal.",
+    ),
     "clean": (
         "emflow.project.command_runs:clean",
         "List what of a project can be made again, and free it.",

@@ -39,3 +39,27 @@ def clean(project: str, /, *what: str, yes: bool = False) -> None:
         print(f"Freed {size(remove(project, found))} below {Path('results') / project}.")
     else:
         print(f"Nothing was removed; `emflow clean {' '.join([project, *what])} --yes` does.")
+
+
+def branch(project: str, name: str, /, *changes: str) -> None:
+    """Make a run under other settings beside a project, sharing on disk all that is equal.
+
+    Parameters
+    ----------
+    project
+        Name of the project; it must not be running.
+    name
+        Name of the branch: results/NAME, with the configuration NAME.yaml.
+    changes
+        Settings that differ: heterogeneity.analyze.volumes=9, or ctf='{fit: {patch_size: 256}}'.
+    """
+    from emflow.project.branch import make_branch
+    from emflow.project.estimate import size
+
+    made = make_branch(project, name, changes)
+    print(
+        f"results/{name}: {made.linked} files shared with results/{project} ({size(made.linked_bytes)}), "
+        f"{made.written} of its own ({size(made.written_bytes)}). Its settings: {made.configuration}.\n"
+        f"  emflow plan {made.configuration}\n"
+        f"  snakemake --profile profiles/local --configfile {made.configuration}"
+    )
