@@ -117,6 +117,10 @@ PROJECT_COMMANDS: dict[str, tuple[str, str]] = {
         "emflow.project.command_runs:branch",
         "Make a run under other settings beside a project, sharing what is equal.",
     ),
+    "diff": (
+        "emflow.project.command_runs:diff",
+        "Compare two projects: settings, figures, verdicts, maps.",
+    ),
     "clean": (
         "emflow.project.command_runs:clean",
         "List what of a project can be made again, and free it.",

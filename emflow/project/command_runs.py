@@ -63,3 +63,36 @@ def branch(project: str, name: str, /, *changes: str) -> None:
         f"  emflow plan {made.configuration}\n"
         f"  snakemake --profile profiles/local --configfile {made.configuration}"
     )
+
+
+def diff(a: str, b: str, /, *, page: Path | None = None, maps: bool = True) -> None:
+    """Compare two projects: settings, figures, verdicts and refined maps.
+
+    Parameters
+    ----------
+    a, b
+        Names of projects, or their folders.
+    page
+        HTML page to write as well, with the FSC between the maps and sections of both.
+    maps
+        Compare the maps, too; the rest takes a second.
+    """
+    from emflow.config import load_settings
+    from emflow.project.diff import compare, in_words
+
+    one, other = (Path(name) if Path(name).is_dir() else Path("results") / name for name in (a, b))
+    found = compare(one, other)
+    text, compared = in_words(found), None
+    if maps:
+        from emflow.project.diff_maps import compare_maps
+
+        symmetry = load_settings(one / "settings.yaml").sample.symmetry
+        compared = compare_maps(one, other, symmetry)
+        said = [compared] if isinstance(compared, str) else compared.said
+        text += "\n\nMaps\n" + "\n".join(f"  {line}" for line in said)
+    print(text)
+    if page is not None:
+        from emflow.project.diff_page import write_page
+
+        write_page(page, found, compared)
+        print(f"\n{page} shows the same.")
