@@ -101,7 +101,7 @@ class Costs:
             work, fixed, source = known.unit_s * units, known.fixed_s, "own"
             far = max(units, known.units) / max(min(units, known.units), 1e-9)
             factor = min(_OWN_FACTOR * far**0.15, max(rate.factor, 4.0))
-            speed = known.speed * (threads / known.threads) ** _THREADS_POWER
+            speed = known.speed if gpu else known.speed * (threads / known.threads) ** _THREADS_POWER
         if not self._work.counted and rate.count(load, settings) != rate.count(_few(load), settings):
             factor *= GUESS_FACTOR
         wall = START_WALL_S + work / max(speed, 0.05)
