@@ -28,6 +28,12 @@ rule all:
         "<results>/report/index.html",
 
 
+onstart:
+    from emflow.project.disk import require_space
+
+    require_space(workflow)
+
+
 for room in project.rooms:
 
     include: f"workflow/rules/{room}.smk"

@@ -110,9 +110,24 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
 
 PROJECT_COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("emflow.project.command:init", "Write a commented configuration for a folder of micrographs."),
-    "plan": ("emflow.project.command:plan", "Say in words what a run would do, and why."),
+    "plan": (
+        "emflow.project.command:plan",
+        "Say in words what a run would do and why, and what it would cost.",
+    ),
     "restart": ("emflow.project.command:restart", "Have a pooling stage begin anew at the next run."),
     "upgrade": ("emflow.project.command:upgrade", "Take the steps' newer versions, which reruns them."),
+    "branch": (
+        "emflow.project.command_runs:branch",
+        "Make a run under other settings beside a project, sharing what is equal.",
+    ),
+    "diff": (
+        "emflow.project.command_runs:diff",
+        "Compare two projects: settings, figures, verdicts, maps.",
+    ),
+    "clean": (
+        "emflow.project.command_runs:clean",
+        "List what of a project can be made again, and free it.",
+    ),
     "unlock": ("emflow.project.command:unlock", "Remove the lock of a killed run, if nothing of it is left."),
     "record": ("emflow.project.command_record:record", "Write a run's record as an RO-Crate."),
     "reproduce": (

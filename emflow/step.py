@@ -108,6 +108,13 @@ class Execution(StepConfig):
     memory_gb: float = Field(0.0, ge=0)
     """Memory a step may plan with, in gigabyte; 0 takes what is free."""
 
+    keep_denoised: bool = False
+    """Keep denoised micrographs after picking from them: as large as the micrographs, in float32. Otherwise only those
+    that the report shows are kept. Those of a simulated session, which are scored, always are."""
+    scratch: str | None = None
+    """Folder on the node's own disk for copies that long steps read again and again, such as $TMPDIR or
+    $SLURM_TMPDIR; null keeps them beside the results. Nothing is lost with it."""
+
 
 class Run(Execution):
     """What every command takes beside its step's settings."""

@@ -15,6 +15,7 @@ from emflow import device as devices
 from emflow.denoise.apply import denoise
 from emflow.denoise.config import DenoiseApply, DenoiseTrain
 from emflow.denoise.inputs import (
+    chosen_examples,
     is_bright,
     load_model,
     load_tables,
@@ -22,9 +23,10 @@ from emflow.denoise.inputs import (
     spread_over,
     what_is_learned_from,
 )
-from emflow.denoise.outputs import ImageJournal, training_metrics, training_verdicts, with_denoised
+from emflow.denoise.outputs import ImageJournal, keep_only, training_metrics, training_verdicts, with_denoised
 from emflow.denoise.scale import Scale
 from emflow.denoise.train import held_out_gain, train_denoiser
+from emflow.io.freed import freed
 from emflow.io.image import is_restored, read_image
 from emflow.io.journal import result_key
 from emflow.io.micrographs import for_each, load_micrographs
@@ -38,7 +40,16 @@ from emflow.step import EmflowError, Run
 log = logging.getLogger("emflow")
 
 
-def apply(micrographs: Path, out: Path, /, *, cfg: DenoiseApply = DenoiseApply(), run: Run = Run()) -> None:
+def apply(
+    micrographs: Path,
+    out: Path,
+    /,
+    *,
+    examples: int = 0,
+    reader: str = "",
+    cfg: DenoiseApply = DenoiseApply(),
+    run: Run = Run(),
+) -> None:
     """Denoise each micrograph. The results are marked: they serve picking and viewing, never a map.
 
     Parameters
@@ -47,9 +58,17 @@ def apply(micrographs: Path, out: Path, /, *, cfg: DenoiseApply = DenoiseApply()
         STAR table, folder, glob (in quotes) or image.
     out
         STAR table to write; the images go to images/ beside it, by the micrographs' ids.
+    examples
+        Denoise only so many that show the range of the table: good and bad CTF fits, many and few picks. Images of
+        others are removed from images/.
+    reader
+        Whom the images are made for (a digest of its settings): what it has removed is not made again.
     """
     device = devices.prepare(run)
     listed = load_micrographs(micrographs, cfg)
+    if examples:
+        listed = chosen_examples(listed, examples)
+        keep_only(out.parent / "images", listed)
     network, scale, model = load_model(cfg.weights, device)
 
     def target(row: int) -> Path:
@@ -72,7 +91,8 @@ def apply(micrographs: Path, out: Path, /, *, cfg: DenoiseApply = DenoiseApply()
         return result_key(cfg, listed.identity(row), listed.facts(row), digest, bright, model.sha256)
 
     with Record("denoise.apply", cfg, run, inputs=[micrographs]) as record:
-        journal = ImageJournal(out.with_name(f".{out.stem}.journal"), out.parent / "images")
+        journal_path, images = out.with_name(f".{out.stem}.journal"), out.parent / "images"
+        journal = ImageJournal(journal_path, images, freed(out, reader))
         results, set_aside = for_each(listed, work, journal, key)
         table = with_denoised(listed.table, {row: (target(row), results[row]["kept"]) for row in results})
         write_star(out, {"optics": listed.optics, "micrographs": table, "set_aside": set_aside})

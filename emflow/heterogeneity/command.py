@@ -25,6 +25,7 @@ from emflow.heterogeneity.outputs import (
 )
 from emflow.io.kept import Kept, Made
 from emflow.io.record import Record, lineage_of
+from emflow.io.scratch import scratch_file
 from emflow.step import Run
 
 log = logging.getLogger("emflow")
@@ -70,21 +71,22 @@ def fit(
         key = fit_key(particles, maps, cfg, lineage)
         kept = Kept(previous, key) if previous is not None else None
         origin = find_origin(kept, sum(sizes), posed.box, cfg, device)
-        cache = out / ".spectra.store"
+        beside = out / ".spectra.store"
         try:
-            stack = open_stack(posed, cfg, cache, device)
-            scale, began = stack.spectra.scale, f"{key} {origin.key}"
-            resume = load_stage(out, began, device)
-            if resume is not None:
-                log.info("Going on after band %d of an interrupted fit.", resume.number)
-            finest = finest_band(posed, cfg.resolution_angstrom)
-            halves = posed.rows(1), posed.rows(2)
-            save = save_stage(out, began, posed.box, scale)
-            earlier = origin.in_units_of(scale)
-            result = fit_model(stack, halves, mask, cfg, finest, resume, save, earlier)
-            write_fit(out, posed, result, scale, origin)
+            with scratch_file(beside, run.scratch, 2.0 * len(posed.half) * posed.box**2) as cache:
+                stack = open_stack(posed, cfg, cache, device)
+                scale, began = stack.spectra.scale, f"{key} {origin.key}"
+                resume = load_stage(out, began, device)
+                if resume is not None:
+                    log.info("Going on after band %d of an interrupted fit.", resume.number)
+                finest = finest_band(posed, cfg.resolution_angstrom)
+                halves = posed.rows(1), posed.rows(2)
+                save = save_stage(out, began, posed.box, scale)
+                earlier = origin.in_units_of(scale)
+                result = fit_model(stack, halves, mask, cfg, finest, resume, save, earlier)
+                write_fit(out, posed, result, scale, origin)
         finally:
-            cache.unlink(missing_ok=True)
+            beside.unlink(missing_ok=True)
         if kept is not None:
             anew = origin.anew_particles if result.warm else sum(sizes)
             kept.keep({STAGE: out / CHECKPOINT}, Made(key, lineage, sum(sizes), anew))

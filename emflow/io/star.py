@@ -262,3 +262,10 @@ def concat(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
         return pd.DataFrame()
     stacked = pd.concat([part.astype(object) for part in parts], ignore_index=True)
     return stacked.where(stacked.notna(), "None")
+
+
+def numbers_of(table: pd.DataFrame, column: str) -> np.ndarray:
+    """Return a column as float64; what is no number (``None`` where a step failed) is NaN."""
+    if column not in table:
+        return np.full(len(table), np.nan)
+    return pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=np.float64)

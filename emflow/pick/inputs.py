@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 import numpy as np
 import pandas as pd
 
+from emflow.io.freed import want_again
+from emflow.io.micrographs import Micrographs
 from emflow.io.particles import PARTICLE_BLOCKS
 from emflow.io.star import concat, floats, read_star
 from emflow.pick.score import Positions
@@ -51,6 +54,31 @@ def read_positions(source: Path) -> Positions:
     # the score has no ties where probabilities round to one
     merit = "emflowPickScore" if "emflowPickScore" in table else "rlnAutopickFigureOfMerit"
     return Positions(stems, xy.reshape(-1, 2), floats(table, merit, 0.0), frozenset(listed))
+
+
+def require_denoised(table: Path, images: Micrographs, known: Sequence[object]) -> None:
+    """Refuse to pick where denoised images were removed that are needed: none is set aside for that.
+
+    Parameters
+    ----------
+    known
+        For each micrograph, its picks if they are known already; None where its image will be read.
+
+    Raises
+    ------
+    EmflowError
+        Some are gone. They will then be made again.
+    """
+    names = images.table["emflowDenoisedName"]
+    gone = [
+        name for name, picks in zip(names, known, strict=True) if picks is None and not Path(name).exists()
+    ]
+    if gone:
+        want_again(table)
+        raise EmflowError(
+            f"{table}: {len(gone)} of its denoised images are gone, such as {gone[0]}. Make them again: `emflow denoise "
+            "apply`, or in a project the same snakemake command with --forcerun denoise_apply."
+        )
 
 
 def _read_file(file: Path) -> tuple[pd.DataFrame, set[str]]:

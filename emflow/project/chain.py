@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -90,9 +91,43 @@ class Chain:
         return "classify" in ROOMS and getattr(self.settings.section("classify.select"), "enabled", False)
 
     @property
+    def shows_denoised(self) -> list[str]:
+        """What the report shows of denoising: all of a simulated session, which is scored; else a few micrographs."""
+        if self.settings.input.truth:
+            return self.of("denoise", "<results>/denoise/shard_{shard}.star")
+        return self.of("denoise", "<results>/denoise/shown/micrographs.star")
+
+    @property
+    def keeps_denoised(self) -> bool:
+        """Whether denoised images stay after picking."""
+        return self.settings.execution.keep_denoised or bool(self.settings.input.truth)
+
+    @property
+    def denoising(self) -> str:
+        """Settings of denoising; with the digest of picking's, where images are made for it and then removed."""
+        return self.section("denoise.apply", **({"reader": self.reader} if self.reader else {}))
+
+    @property
+    def picking(self) -> str:
+        """Settings of picking; where it reads denoised images, it removes them."""
+        return self.section("pick.apply", **({"free": self.reader} if self.reader else {}))
+
+    @property
+    def reader(self) -> str:
+        """Digest of the settings under which denoised images are picked from; empty where none are."""
+        if self._pixels != "denoised" or self.settings.input.picks:
+            return ""
+        return hashlib.sha256(self.section("pick.apply").encode()).hexdigest()[:12]
+
+    @property
     def particles(self) -> str:
         """Table of particles that the first map is made of: those that classification selects, where it is on."""
-        return f"<results>/{'classify/selected' if self._classified else 'extract/particles'}.star"
+        return (self.selected or ["<results>/extract/particles.star"])[0]
+
+    @property
+    def selected(self) -> list[str]:
+        """Table of the particles that classification selects; none where it is off."""
+        return ["<results>/classify/selected.star"] if self._classified else []
 
     @property
     def removed(self) -> list[str]:
@@ -238,6 +273,7 @@ def export(settings: Settings, lineage: Mapping[str, str]) -> None:
     if path.split(os.pathsep)[0] != here:
         os.environ["PATH"] = os.pathsep.join([here, path])
     execution = settings.execution.model_dump(mode="json", exclude={"threads"})
+    execution["keep_denoised"] |= bool(settings.input.truth)
     os.environ["EMFLOW_EXECUTION"] = json.dumps(execution)
     os.environ["EMFLOW_LINEAGE"] = json.dumps(dict(lineage))
     os.environ["EMFLOW_PARENT"] = str(os.getpid())

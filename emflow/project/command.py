@@ -26,8 +26,15 @@ def init(micrographs: str, out: Path = Path("emflow.yaml"), /, *, project: str |
     print(write_configuration(micrographs, out, project))
 
 
-def plan(configfile: Path | None = None, /, *changes: str) -> None:
-    """Say in words what a run would do, and why. Nothing is started or written.
+def plan(
+    configfile: Path | None = None,
+    /,
+    *changes: str,
+    cores: int | None = None,
+    jobs: int | None = None,
+    gpus: int | None = None,
+) -> None:
+    """Say in words what a run would do and why, and what it would cost. Nothing is started or written.
 
     Parameters
     ----------
@@ -35,8 +42,16 @@ def plan(configfile: Path | None = None, /, *changes: str) -> None:
         Configuration of the run, as given to snakemake's --configfile.
     changes
         Further settings as given to snakemake's --config: input=FOLDER, or ctf='{fit: {patch_size: 256}}'.
+    cores
+        Reckon the wall time with so many cores; by default those of this machine.
+    jobs
+        Reckon it with so many jobs at once, each with its own cores, as on a cluster.
+    gpus
+        Reckon it with so many GPUs; by default those of this machine.
     """
+    from emflow.project.estimate import estimate, in_figures, this_machine
     from emflow.project.plan import in_words, plan_run
+    from emflow.project.schedule import Slots
 
     config = {}
     for change in changes:
@@ -44,7 +59,15 @@ def plan(configfile: Path | None = None, /, *changes: str) -> None:
         if not equals:
             raise EmflowError(f"{change}: expected KEY=VALUE, such as input=FOLDER.")
         config[key] = yaml.safe_load(value)
-    print(in_words(plan_run([configfile] if configfile else [], config)))
+    here = this_machine()
+    slots = Slots(cores or (None if jobs else here.cores), jobs, here.gpus if gpus is None else gpus)
+    costs: list[str] = []
+    steps = plan_run(
+        [configfile] if configfile else [],
+        config,
+        look=lambda workflow: costs.append(in_figures(estimate(workflow, slots))),
+    )
+    print("\n\n".join(text for text in (in_words(steps), *costs) if text))
 
 
 def restart(project: str, /, *stages: str) -> None:

@@ -20,6 +20,7 @@ from emflow.io.particle_images import image_set
 from emflow.io.particle_store import open_store
 from emflow.io.particles import Particles
 from emflow.io.record import Record, lineage_of
+from emflow.io.scratch import scratch_file
 from emflow.reconstruct import judge
 from emflow.reconstruct.agreement import compare, start_agreement
 from emflow.reconstruct.command_classes import classes, expand, subtract
@@ -186,9 +187,12 @@ def refine(
             cfg = cfg.model_copy(update={"global_iterations": 0})
         begun = _Start(diameter, origin, independent_starts(origin.folder), start_lowpass(cfg, diameter))
         announce_memory(refine_memory_bytes(images.box, len(images)), device, run)
-        store_path = out / ".checkpoint" / "particles.store"
+        beside = out / ".checkpoint" / "particles.store"
         plane = images.plane(images.box / 2)
-        with open_store(store_path, source, images, plane) as store:
+        with (
+            scratch_file(beside, run.scratch, 4.0 * len(images) * len(plane)) as store_path,
+            open_store(store_path, source, images, plane) as store,
+        ):
             refinement = Refinement(replace(images, spectra=store), diameter, cfg)
             checkpoint = Checkpoint(out / ".checkpoint" / "state.safetensors", f"{key} {origin.key}")
             reached = checkpoint.load()
@@ -202,7 +206,7 @@ def refine(
                 state = start_state(refinement, volumes, voxel, begun.given_angstrom)
             state = refinement.run(state, lambda reached: checkpoint.save(*pack(reached)))
             _write_refined(source, refinement, state, begun, out)
-        store_path.unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
         if kept is not None:
             made = Made(key, lineage, len(source), origin.anew_particles)
             kept.keep({name: out / name for name in KEPT_FILES}, made)

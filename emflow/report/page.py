@@ -11,6 +11,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from emflow import __version__
+from emflow.io.star import numbers_of
 from emflow.report import words
 from emflow.report.embed import (
     ctf_figure,
@@ -24,7 +25,7 @@ from emflow.report.figures import draw_session
 from emflow.report.gather import Results
 from emflow.report.increments import increments, verdicts
 from emflow.report.pictures import gallery
-from emflow.report.summary import Numbers, Stage, accepted_of, numbers_of, stages
+from emflow.report.summary import Numbers, Stage, accepted_of, stages
 from emflow.report.targets import compare_with_targets
 from emflow.report.validation import fsc_figure, validation_figures
 from emflow.report.variation import variation_entry

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from emflow.io.star import numbers_of
 from emflow.report.gather import Results, count_rows, shard_files
 
 Numbers = dict[str, Any]
@@ -24,13 +25,6 @@ class Stage:
     unit: str
     lost: list[tuple[str, int]]
     """Why how many did not come from the stage before."""
-
-
-def numbers_of(table: pd.DataFrame, column: str) -> np.ndarray:
-    """Return a column as float64; what is no number (``None`` where a step failed) is NaN."""
-    if column not in table:
-        return np.full(len(table), np.nan)
-    return pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=np.float64)
 
 
 def accepted_of(table: pd.DataFrame) -> np.ndarray:

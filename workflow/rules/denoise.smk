@@ -1,5 +1,7 @@
-# Denoise micrographs with the general model, or with the weights that denoise.apply.weights names. The images lie
-# beside a shard's table and are not declared, so that a rerun keeps what is still good. Training is never part of
+# Denoise micrographs with the general model, or with the weights that denoise.apply.weights names: those of a shard
+# where picking or a simulated session's score reads them (picking then removes them, unless
+# execution.keep_denoised), else a few for the report. The images lie beside a table and are not declared, so that a
+# rerun keeps what is still good. Training is never part of
 # a run: ask for its model by name (snakemake ... results/PROJECT/denoise/model/model.safetensors), then set
 # denoise.apply.weights to it.
 
@@ -49,7 +51,23 @@ rule denoise_apply:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
-        cfg=section("denoise.apply"),
+        cfg=project.denoising,
     shell:
         "emflow denoise apply {input.micrographs} {output}"
         " --json {params.cfg:q} --threads {threads} --record {log}"
+
+
+use rule denoise_apply as denoise_shown with:
+    input:
+        micrographs="<results>/session/quality.star",
+        weights=[
+            name
+            for name in [project.settings.section("denoise.apply").weights]
+            if name
+        ],
+    output:
+        "<results>/denoise/shown/micrographs.star",
+    log:
+        "<results>/records/denoise.apply/shown.json",
+    params:
+        cfg=project.section("denoise.apply", examples=6),

@@ -7,8 +7,7 @@ rule report:
         "<results>/session/metrics.json",
         expand("<results>/ctf/shard_{shard}.star", shard=project.shards),
         expand("<results>/pick/shard_{shard}.star", shard=project.shards),
-        "<results>/extract/particles.star",
-        project.particles,
+        project.selected,
         "<results>/extract/recentered/particles.star",
         "<results>/reconstruct/abinitio/metrics.json",
         "<results>/reconstruct/refine/metrics.json",
@@ -16,7 +15,7 @@ rule report:
         "<results>/validate/metrics.json",
         "<results>/validate/local/metrics.json",
         "<results>/validate/particles/metrics.json",
-        project.of("denoise", "<results>/denoise/shard_{shard}.star"),
+        project.shows_denoised,
         project.of("heterogeneity", "<results>/heterogeneity/metrics.json"),
         project.of("heterogeneity", "<results>/validate/states/metrics.json"),
         (
