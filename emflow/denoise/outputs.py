@@ -8,21 +8,29 @@ from typing import Any
 import pandas as pd
 
 from emflow.io.journal import Journal
+from emflow.io.mrc import read_header
 from emflow.io.record import verdict
+from emflow.step import EmflowError
 
 COLUMNS = ("emflowDenoisedName", "emflowRestored", "emflowKeptVariance")
 
 
 class ImageJournal(Journal):
-    """A journal whose results count only while their images are there: one that was removed is made again."""
+    """A journal whose results count only while their images are whole: one removed or damaged is made again."""
 
     def __init__(self, path: Path, images: Path) -> None:
         super().__init__(path)
         self._images = images
 
     def get(self, identity: str, key: str) -> Any | None:
-        """Return the stored result of a micrograph if it was made under the same key and its image is there."""
-        return super().get(identity, key) if (self._images / f"{identity}.mrc").exists() else None
+        """Return the stored result of a micrograph if it was made under the same key and its image is whole."""
+        result = super().get(identity, key)
+        if result is not None:
+            try:
+                read_header(self._images / f"{identity}.mrc")
+            except EmflowError:
+                return None
+        return result
 
 
 def with_denoised(table: pd.DataFrame, done: dict[int, tuple[Path, str]]) -> pd.DataFrame:

@@ -51,7 +51,7 @@ class Record:
         self._inputs = list(inputs)
 
     def __enter__(self) -> Record:
-        self._wall = time.time()
+        self._started, self._wall = time.time(), time.monotonic()  # a clock may be set meanwhile
         self._cpu = time.process_time()
         return self
 
@@ -75,8 +75,8 @@ class Record:
             "libraries": {name: _version(name) for name in _LIBRARIES},
             "python": platform.python_version(),
             "machine": platform.machine(),
-            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._wall)),
-            "wall_s": round(time.time() - self._wall, 3),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._started)),
+            "wall_s": round(time.monotonic() - self._wall, 3),
             "cpu_s": round(usage.ru_utime + usage.ru_stime + children.ru_utime + children.ru_stime, 3),
             "peak_memory_mb": round(peak_memory_bytes() / 2**20, 1),
             **self.notes,

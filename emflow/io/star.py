@@ -23,6 +23,9 @@ Tables = dict[str, pd.DataFrame]
 """Block name without ``data_`` → table with RELION's column names without the underscore, all text."""
 
 
+_FIRST = "# emflow: the table is whole if its last line says so"
+_LAST = "# emflow: end of the table"
+
 _TOKEN = re.compile(r"""
     "(?P<double>.*?)"(?=[ \t\r\f\v]|$)    # a quotation mark opens at the start of a value only,
   | '(?P<single>.*?)'(?=[ \t\r\f\v]|$)    # and closes before white space only: it's.mrc is one plain value
@@ -59,6 +62,11 @@ def read_star(path: str | os.PathLike[str]) -> Tables:
         raise EmflowError(f"{source}: cannot be read ({error.strerror}); expected a STAR table.") from None
     if "\0" in text:
         raise EmflowError(f"{source}: not a text file; expected a STAR table.")
+    if text.startswith(_FIRST) and not text.rstrip().endswith(_LAST):
+        raise EmflowError(
+            f"{source}: cut short: its last line should be '{_LAST}'. Remove it, and run the same command again to have "
+            "it made anew. If you shortened it on purpose, remove its first line."
+        )
     blocks: dict[str, _Block] = {}
     block: _Block | None = None
     for number, raw in enumerate(text.split("\n"), start=1):
@@ -182,8 +190,11 @@ def format_star(tables: Mapping[str, pd.DataFrame]) -> str:
 
 
 def write_star(path: str | os.PathLike[str], tables: Mapping[str, pd.DataFrame]) -> None:
-    """Write blocks atomically; strings go out as they are, numbers with all their digits."""
-    write_text(path, format_star(tables))
+    """Write blocks atomically; strings go out as they are, numbers with all their digits.
+
+    The first and the last line are comments, so that a table that was cut short later is known as such.
+    """
+    write_text(path, f"{_FIRST}\n{format_star(tables)}{_LAST}\n")
 
 
 def floats(table: pd.DataFrame, column: str, default: float | None = None) -> np.ndarray:

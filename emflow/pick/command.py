@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from emflow import device as devices
+from emflow.io.atomic import StepError
 from emflow.io.image import read_image
 from emflow.io.imported import read_imported_picks
 from emflow.io.journal import Journal, result_key
@@ -18,7 +19,7 @@ from emflow.io.record import Record, write_metrics
 from emflow.io.star import write_star
 from emflow.pick.apply import pick_micrograph, require_diameter
 from emflow.pick.config import PickApply, PickImport, PickScore
-from emflow.pick.inputs import read_positions
+from emflow.pick.inputs import read_intermediate, read_positions
 from emflow.pick.outputs import as_result, pick_tables, write_mask
 from emflow.pick.score import score_picks
 from emflow.step import EmflowError, Run
@@ -61,9 +62,11 @@ def apply(micrographs: Path, out: Path, /, *, cfg: PickApply = PickApply(), run:
             picks = pick_micrograph(pixels, pixel_size, _dark(images, row, cfg), cfg)
             if cfg.pixels == "denoised" and len(picks.score):
                 # a denoiser makes particles of noise: where raw pixels show none, there are none
-                denoised = read_image(images.table["emflowDenoisedName"].iloc[row])
+                denoised = read_intermediate(images.table["emflowDenoisedName"].iloc[row])
                 pixels = torch.from_numpy(denoised).to(device)
                 picks = pick_micrograph(pixels, pixel_size, _dark(images, row, cfg), cfg)
+        except StepError:
+            raise
         except EmflowError as error:
             raise EmflowError(f"{images.name(row)}: {error}") from None
         write_mask(masks / f"{images.identity(row)}.mrc", picks.mask, pixel_size, pixels.shape)
@@ -87,7 +90,8 @@ def apply(micrographs: Path, out: Path, /, *, cfg: PickApply = PickApply(), run:
             log.info(
                 "The table does not tell the contrast: protein is taken to be dark (--contrast sets it)."
             )
-        results, set_aside = for_each(images, work, Journal(out.with_name(f".{out.stem}.journal")), key)
+        journal = Journal(out.with_name(f".{out.stem}.journal"))
+        results, set_aside = for_each(images, work, journal, key, run.image_limit_minutes)
         tables = pick_tables(images, results)
         write_star(out, {"optics": images.optics, **tables, "set_aside": set_aside})
         record.notes = {
