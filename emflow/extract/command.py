@@ -45,7 +45,9 @@ def run(
         rows = match_micrographs(particles, micrographs.table)
         known = rows >= 0
         particles = describe(particles[known], micrographs.table, rows[known], prefer="micrographs")
-        record.notes = extract_shard(Shard(micrographs, particles, rows[known], cfg, device), out)
+        record.notes = extract_shard(
+            Shard(micrographs, particles, rows[known], cfg, device, run.image_limit_minutes), out
+        )
 
 
 def recenter(
@@ -69,7 +71,7 @@ def recenter(
         table = load_particles(particles, images=False).table
         rows = match_micrographs(table, micrographs.table)
         found = describe(table[rows >= 0], micrographs.table, rows[rows >= 0], prefer="particles")
-        shard = Shard(micrographs, found, rows[rows >= 0], cfg, device)
+        shard = Shard(micrographs, found, rows[rows >= 0], cfg, device, run.image_limit_minutes)
         pixels = np.array([shard.pixel_sizes[shard.group(row)] for row in shard.rows]).reshape(-1, 1)
         old = np.stack([floats(found, f"rlnCoordinate{axis}") for axis in "XY"], -1)
         origins = np.stack([floats(found, f"rlnOrigin{axis}Angst", 0.0) for axis in "XY"], -1)
