@@ -11,12 +11,11 @@ import contextlib
 import faulthandler
 import json
 import logging
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 from emflow import leave
-from emflow.io.atomic import write_errors
+from emflow.io.atomic import write_errors, write_text
 from emflow.step import EmflowError
 
 log = logging.getLogger("emflow")
@@ -41,9 +40,7 @@ class Attempts:
         self._limit_s = 60 * limit_minutes
         self._deaths = journal.with_suffix(".deaths")
         self._working = journal.with_suffix(".working")
-        self._causes: dict[tuple[str, str], list[str]] = defaultdict(list)
-        for entry in _entries(self._deaths):
-            self._causes[entry["id"], entry["key"]].append(entry["cause"])
+        self._entries = _entries(self._deaths)
         for entry in _entries(self._working):
             log.warning(
                 "The process before this one died, or was killed, while it worked on %s", entry["name"]
@@ -53,8 +50,10 @@ class Attempts:
 
     def given_up(self, identity: str, key: str) -> str | None:
         """Why an image is not tried any more under this key; None for one that is."""
-        causes = self._causes[identity, key]
-        return f"{causes[-1]} {len(causes)} times while working on it" if len(causes) >= MOST else None
+        causes = [e["cause"] for e in self._entries if (e["id"], e["key"]) == (identity, key)]
+        if len(causes) < MOST:
+            return None
+        return f"{causes[-1]} {'twice' if len(causes) == 2 else f'{len(causes)} times'} while working on it"
 
     @contextlib.contextmanager
     def at(self, name: str, identity: str, key: str) -> Iterator[None]:
@@ -80,23 +79,39 @@ class Attempts:
             if "CUDA" not in str(error):  # a broken GPU is no fault of the image
                 self._count(entry, f"the step failed ({type(error).__name__}: {error})"[:300])
             raise
+        else:
+            self._forget(identity, key)
         finally:
             faulthandler.cancel_dump_traceback_later()
             self._working.unlink(missing_ok=True)
             leave.half_written.discard(self._working)
 
     def _count(self, entry: dict[str, str], cause: str) -> None:
-        self._causes[entry["id"], entry["key"]].append(cause)
-        with write_errors(self._deaths), open(self._deaths, "a", encoding="utf-8") as handle:
-            handle.write(json.dumps({**entry, "cause": cause}) + "\n")
+        self._entries.append({**entry, "cause": cause})
+        self._store()
+
+    def _forget(self, identity: str, key: str) -> None:
+        """The image was worked on to its end: its deaths were others' fault."""
+        kept = [e for e in self._entries if (e["id"], e["key"]) != (identity, key)]
+        if len(kept) < len(self._entries):
+            self._entries = kept
+            self._store()
+
+    def _store(self) -> None:
+        if self._entries:
+            write_text(self._deaths, "".join(json.dumps(entry) + "\n" for entry in self._entries))
+        else:
+            self._deaths.unlink(missing_ok=True)
 
 
-def _entries(path: Path) -> Iterator[dict[str, str]]:
+def _entries(path: Path) -> list[dict[str, str]]:
     """Lines of a file; what a kill cut short is left out."""
+    found: list[dict[str, str]] = []
     if not path.is_file():
-        return
+        return found
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         with contextlib.suppress(ValueError):
             entry = json.loads(line)
             if isinstance(entry, dict) and {"id", "key", "name"} <= entry.keys():
-                yield {"cause": "the process died", **entry}
+                found.append({"cause": "the process died", **entry})
+    return found

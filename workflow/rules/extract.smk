@@ -11,6 +11,7 @@ rule extract_run:
         "<results>/extract/shard_{shard}.star",
     log:
         "<results>/records/extract.run/shard_{shard}.json",
+    retries: 2
     conda:
         "../../envs/emflow.yaml"
     threads: project.threads(4)
@@ -53,6 +54,7 @@ rule extract_recenter:
         "<results>/extract/recentered/shard_{shard}.star",
     log:
         "<results>/records/extract.recenter/shard_{shard}.json",
+    retries: 2
     conda:
         "../../envs/emflow.yaml"
     threads: project.threads(4)

@@ -31,6 +31,7 @@ else:
             "<results>/pick/shard_{shard}.star",
         log:
             "<results>/records/pick.apply/shard_{shard}.json",
+        retries: 2
         conda:
             "../../envs/emflow.yaml"
         threads: project.threads(4)
