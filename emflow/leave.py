@@ -75,6 +75,7 @@ def on_sigterm() -> Iterator[None]:
     try:
         yield
     except LeaveError:
+        _remove_half_written()  # what the exception met between its making and its being looked after
         print(MESSAGE, file=sys.stderr, flush=True)
         raise SystemExit(EXIT_CODE) from None
     finally:
@@ -95,8 +96,12 @@ def _end_in_time(told: int) -> None:
         if number[0] == signal.SIGTERM:
             time.sleep(GRACE_S)
             print(MESSAGE, file=sys.stderr, flush=True)
-            for path in list(half_written):
-                with contextlib.suppress(OSError):
-                    path.unlink(missing_ok=True)
+            _remove_half_written()
             os._exit(EXIT_CODE)
     os.close(told)
+
+
+def _remove_half_written() -> None:
+    for path in list(half_written):
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ import numpy as np
 from emflow import device as devices
 from emflow.extract.config import ExtractJoin, ExtractRecenter, ExtractRun
 from emflow.extract.inputs import accepted_micrographs, read_picks, with_halves
-from emflow.extract.join import join_shards, judge, measure
+from emflow.extract.join import join_shards, judge, judge_set_aside, measure
 from emflow.extract.outputs import Shard, extract_shard
 from emflow.extract.recenter import recenter as recenter_boxes
 from emflow.extract.table import describe, match_micrographs
@@ -105,5 +105,6 @@ def join(
         joined = join_shards((read_star(path) for path in shards), accepted)
         metrics = measure(joined, cfg.diameter_angstrom)
         write_metrics(out.with_name("metrics.json"), metrics)
-        write_verdicts(out.with_name("verdicts.json"), [verdict(*row) for row in judge(metrics)])
+        verdicts = [*judge(metrics), *judge_set_aside(joined.set_aside)]
+        write_verdicts(out.with_name("verdicts.json"), [verdict(*row) for row in verdicts])
         write_star(out, {"optics": joined.optics, "particles": joined.particles})

@@ -71,9 +71,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = target.with_name(f".{target.stem}.{os.getpid()}{_MARK}{target.suffix}")
     try:
         with write_errors(target, temporary):
+            leave.half_written.add(temporary)
             target.parent.mkdir(parents=True, exist_ok=True)
             _remove_left(target)
-            leave.half_written.add(temporary)
             yield temporary
             with open(temporary, "rb") as handle:
                 os.fsync(handle.fileno())

@@ -134,10 +134,10 @@ class Stage:
         return json.loads(line)
 
 
-def build(stage: Stage, folder: Path, without: frozenset[str] = frozenset()) -> dict[str, Step]:
-    """Simulate the tiny session and run the whole chain once, undisturbed; return a step for each rule.
+def build(stage: Stage, folder: Path, only: frozenset[str] | None = None) -> dict[str, Step]:
+    """Simulate the tiny session and run the chain once, undisturbed; return a step for each rule.
 
-    Rules in ``without`` are not run. Of a rule with a job per shard, the first shard's is taken.
+    Where ``only`` names rules, no other is run. Of a rule with a job per shard, the first shard's is taken.
     """
     work = folder / "work"
     work.mkdir(parents=True)
@@ -154,8 +154,8 @@ def build(stage: Stage, folder: Path, without: frozenset[str] = frozenset()) -> 
         assert answer.code == 0, answer.said
     (work / PROJECT / "settings.yaml").write_text("{}\n")  # as a run leaves it
     steps: dict[str, Step] = {}
-    for rule, words, inputs in _jobs(work):
-        if rule in without:
+    for rule, words, inputs in jobs(work):
+        if only is not None and rule not in only:
             continue
         taken = rule not in steps and ("shard_00001" in (line := " ".join(words)) or "shard_0" not in line)
         before = folder / "before" / rule
@@ -173,7 +173,7 @@ def build(stage: Stage, folder: Path, without: frozenset[str] = frozenset()) -> 
     return steps
 
 
-def _jobs(work: Path) -> list[tuple[str, list[str], list[str]]]:
+def jobs(work: Path) -> list[tuple[str, list[str], list[str]]]:
     """Rule, command and inputs of every job of the chain, each after those whose results it reads."""
     words = [
         "snakemake",
@@ -193,14 +193,14 @@ def _jobs(work: Path) -> list[tuple[str, list[str], list[str]]]:
         text=True,
         check=False,
     )
-    jobs = []
+    found = []
     for block in re.split(r"^(?:local)?rule ", done.stdout + done.stderr, flags=re.MULTILINE)[1:]:
         command = re.search(r"^Shell command: emflow (.*)$", block, flags=re.MULTILINE)
         inputs = re.search(r"^    input: (.*)$", block, flags=re.MULTILINE)
         if command and inputs:
-            jobs.append((block.split(":", 1)[0], shlex.split(command[1]), inputs[1].split(", ")))
-    assert len(jobs) > 20, done.stdout[-2000:] + done.stderr[-2000:]
-    return jobs
+            found.append((block.split(":", 1)[0], shlex.split(command[1]), inputs[1].split(", ")))
+    assert len(found) > 20, done.stdout[-2000:] + done.stderr[-2000:]
+    return found
 
 
 def state(work: Path) -> dict[str, str]:

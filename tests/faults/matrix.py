@@ -213,7 +213,7 @@ def input_cut_short(trial: Trial) -> Iterator[str]:
     endings = set()
     for name in dict.fromkeys(some):
         path = trial.work / name
-        kept = path.with_name(path.name + ".kept")
+        kept = trial.work.parent / "kept"
         shutil.copy2(path, kept)
         own_copy(path).write_bytes(_cut(path, trial.random))
         answer = trial.run()
@@ -232,8 +232,8 @@ def input_cut_short(trial: Trial) -> Iterator[str]:
 
 
 def no_memory(trial: Trial) -> Iterator[str]:
-    """It gets 48 MB more than it starts with."""
-    answer = trial.run(more_memory_bytes=48 << 20)
+    """It gets 16 MB more than it starts with."""
+    answer = trial.run(more_memory_bytes=16 << 20)
     trial.check(answer, killed=answer.code < 0)
     if answer.code in (0, -signal.SIGABRT, -signal.SIGSEGV):
         yield SAME if answer.code == 0 else DIED
