@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import keyword
@@ -10,12 +11,13 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from cyclopts import App, CycloptsError
 from cyclopts.config import Dict as DefaultsFrom
 
-from emflow import __version__
+from emflow import __version__, leave
 from emflow.step import EmflowError
 
 COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
@@ -231,12 +233,30 @@ def main(tokens: Sequence[str] | None = None) -> None:
             words, settings = take_settings(words)
             flags = {key.replace("_", "-"): value for key, value in settings.items()}
             app.config = [DefaultsFrom(flags, use_commands_as_keys=False, source="--json or --config")]
-        app(words, result_action="return_value", exit_on_error=False, print_error=False)
+        with leave.on_sigterm() if words[:1] and words[0] in (*COMMANDS, "report") else nullcontext():
+            app(words, result_action="return_value", exit_on_error=False, print_error=False)
     except (EmflowError, CycloptsError) as error:
         print(f"emflow: {_plain(str(error))}", file=sys.stderr)
         raise SystemExit(2) from None
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not (advice := _users_to_mend(error)):
+            raise
+        print(f"emflow: {error or 'out of memory'}. {advice}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _users_to_mend(error: Exception) -> str:
+    """What to do about a fault of the machine: no memory, no room on the disk, a file system that went away."""
+    signs = ("allocate memory", "out of memory", "can't start new thread")
+    if isinstance(error, MemoryError) or any(sign in str(error) for sign in signs):
+        return "The step needs more memory: give it more (mem_mb, execution.memory_gb), then run it again."
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "Free space there, or ask for a larger quota, then run the step again."
+    if isinstance(error, OSError) and error.errno in (errno.ESTALE, errno.EIO, errno.EROFS, errno.ENOTCONN):
+        return "The file system is in trouble: run the step again when it is back."
+    return ""
 
 
 def _plain(message: str) -> str:

@@ -107,6 +107,8 @@ class Execution(StepConfig):
     """CPU threads of one job; 0 takes what Snakemake or the machine gives."""
     memory_gb: float = Field(0.0, ge=0)
     """Memory a step may plan with, in gigabyte; 0 takes what is free."""
+    image_limit_minutes: float = Field(20.0, gt=0)
+    """How long a step may work on one micrograph before it counts as hung, in minutes."""
 
     keep_denoised: bool = False
     """Keep denoised micrographs after picking from them: as large as the micrographs, in float32. Otherwise only those

@@ -61,7 +61,7 @@ def fit(micrographs: Path, out: Path, /, *, cfg: CtfFit = CtfFit(), run: Run = R
 
     with Record("ctf.fit", cfg, run, inputs=[micrographs]) as record:
         journal = Journal(out.with_name(f".{out.stem}.journal"))
-        results, set_aside = for_each(images, work, journal, key)
+        results, set_aside = for_each(images, work, journal, key, run.image_limit_minutes)
         rows = sorted(results)
         values = [results[row]["columns"] for row in rows]
         columns = pd.DataFrame(values, columns=pd.Index(COLUMNS), dtype=object)

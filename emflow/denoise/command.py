@@ -93,7 +93,7 @@ def apply(
     with Record("denoise.apply", cfg, run, inputs=[micrographs]) as record:
         journal_path, images = out.with_name(f".{out.stem}.journal"), out.parent / "images"
         journal = ImageJournal(journal_path, images, freed(out, reader))
-        results, set_aside = for_each(listed, work, journal, key)
+        results, set_aside = for_each(listed, work, journal, key, run.image_limit_minutes)
         table = with_denoised(listed.table, {row: (target(row), results[row]["kept"]) for row in results})
         write_star(out, {"optics": listed.optics, "micrographs": table, "set_aside": set_aside})
         record.notes = {"micrographs": len(table), "set_aside": len(set_aside), "weights": model.sha256}

@@ -10,13 +10,15 @@ import pandas as pd
 
 from emflow.io.journal import Journal
 from emflow.io.micrographs import Micrographs
+from emflow.io.mrc import read_header
 from emflow.io.record import verdict
+from emflow.step import EmflowError
 
 COLUMNS = ("emflowDenoisedName", "emflowRestored", "emflowKeptVariance")
 
 
 class ImageJournal(Journal):
-    """A journal whose results count only while their images are there: one that was removed is made again.
+    """A journal whose results count only while their images are whole: one removed or damaged is made again.
 
     Parameters
     ----------
@@ -31,10 +33,14 @@ class ImageJournal(Journal):
         self._images, self._freed = images, freed
 
     def get(self, identity: str, key: str) -> Any | None:
-        """Return the stored result of a micrograph if it was made under the same key and its image is there."""
-        if identity in self._freed or (self._images / f"{identity}.mrc").exists():
-            return super().get(identity, key)
-        return None
+        """Return the stored result of a micrograph if it was made under the same key and its image is whole."""
+        result = super().get(identity, key)
+        if result is not None and identity not in self._freed:
+            try:
+                read_header(self._images / f"{identity}.mrc")
+            except EmflowError:
+                return None
+        return result
 
 
 def keep_only(images: Path, listed: Micrographs) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from emflow import device as devices
 from emflow.extract.config import ExtractJoin, ExtractRecenter, ExtractRun
 from emflow.extract.inputs import accepted_micrographs, read_picks, with_halves
-from emflow.extract.join import join_shards, judge, measure
+from emflow.extract.join import join_shards, judge, judge_set_aside, measure
 from emflow.extract.outputs import Shard, extract_shard
 from emflow.extract.recenter import recenter as recenter_boxes
 from emflow.extract.table import describe, match_micrographs, with_later
@@ -45,7 +45,9 @@ def run(
         rows = match_micrographs(particles, micrographs.table)
         known = rows >= 0
         particles = describe(particles[known], micrographs.table, rows[known], prefer="micrographs")
-        record.notes = extract_shard(Shard(micrographs, particles, rows[known], cfg, device), out)
+        record.notes = extract_shard(
+            Shard(micrographs, particles, rows[known], cfg, device, run.image_limit_minutes), out
+        )
 
 
 def recenter(
@@ -82,7 +84,7 @@ def recenter(
             table = with_later(table, load_particles(picked, images=False).table)
         rows = match_micrographs(table, micrographs.table)
         found = describe(table[rows >= 0], micrographs.table, rows[rows >= 0], prefer="particles")
-        shard = Shard(micrographs, found, rows[rows >= 0], cfg, device)
+        shard = Shard(micrographs, found, rows[rows >= 0], cfg, device, run.image_limit_minutes)
         pixels = np.array([shard.pixel_sizes[shard.group(row)] for row in shard.rows]).reshape(-1, 1)
         old = np.stack([floats(found, f"rlnCoordinate{axis}") for axis in "XY"], -1)
         origins = np.stack([floats(found, f"rlnOrigin{axis}Angst", 0.0) for axis in "XY"], -1)
@@ -125,5 +127,6 @@ def join(
         joined = join_shards((read_star(path) for path in shards), accepted, out_of_it)
         metrics = measure(joined, cfg.diameter_angstrom)
         write_metrics(out.with_name("metrics.json"), metrics)
-        write_verdicts(out.with_name("verdicts.json"), [verdict(*row) for row in judge(metrics)])
+        verdicts = [*judge(metrics), *judge_set_aside(joined.set_aside)]
+        write_verdicts(out.with_name("verdicts.json"), [verdict(*row) for row in verdicts])
         write_star(out, {"optics": joined.optics, "particles": joined.particles})

@@ -40,6 +40,8 @@ class Joined:
     repeated: int = 0
     micrographs: int = 0
     boxes: list[tuple[int, float]] = field(default_factory=list)
+    set_aside: list[str] = field(default_factory=list)
+    """Reasons of micrographs that could not be cut."""
 
 
 def join_shards(
@@ -72,6 +74,8 @@ def join_shards(
         if "micrographs" in shard:
             out.outside += int(shard["micrographs"]["emflowDroppedOutside"].astype(int).sum())
             out.flat += int(shard["micrographs"]["emflowDroppedFlat"].astype(int).sum())
+        if "set_aside" in shard:
+            out.set_aside += shard["set_aside"]["emflowReason"].tolist()
     filled = [table for table in tables if len(table)] or tables[:1]
     same = all(list(table) == list(filled[0]) for table in filled)
     joined = pd.concat(filled, ignore_index=True).astype(object)
@@ -137,6 +141,15 @@ def measure(joined: Joined, diameter_angstrom: float | None) -> Metrics:
             last = s[beyond[0] - 1] if len(beyond) and beyond[0] > 0 else (s[0] if len(beyond) else s[-1])
             metrics["box_holds_angstrom"] = round(1 / float(last), 2)
     return metrics
+
+
+def judge_set_aside(reasons: list[str]) -> list[Verdict]:
+    """A verdict where micrographs were accepted by the session and yet could not be cut."""
+    if not reasons:
+        return []
+    evidence = f"{len(reasons)} could not be read or worked on: {'; '.join(reasons[:5])}"
+    action = "See the block set_aside of extract/shard_*.star."
+    return [("Could particles be cut from every accepted micrograph?", "warn", evidence, action)]
 
 
 def judge(metrics: Metrics) -> list[Verdict]:

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import safetensors
+import safetensors.torch
 import torch
-from safetensors.torch import save_file
 
 from emflow.em.wiener import reconstruct_from_poses
 from emflow.figure import png_bytes
@@ -19,7 +18,7 @@ from emflow.heterogeneity.fit import Fit, Stage
 from emflow.heterogeneity.inputs import FittedFolder, Posed, posed_batches, read_metrics, read_verdicts
 from emflow.heterogeneity.inputs_previous import Origin, read_stage
 from emflow.heterogeneity.judge import judge_fit, judge_origin, judge_states, judge_too_few
-from emflow.io.atomic import atomic_path, write_bytes
+from emflow.io.atomic import write_bytes
 from emflow.io.mrc import write_mrc
 from emflow.io.record import verdict, write_metrics, write_verdicts
 from emflow.io.star import integers, write_star
@@ -38,8 +37,7 @@ def save_stage(folder: Path, key: str, box: int, scale: float) -> Callable[[Stag
             tensors[f"contrast{half}"] = torch.tensor(model.contrast_variance, dtype=torch.float64)
         about = {"key": key, "number": str(stage.number), "band": repr(stage.band), "scale": repr(scale)}
         about |= {"box": str(box), "warm": str(int(stage.warm))}
-        with atomic_path(folder / CHECKPOINT) as temporary:
-            save_file(tensors, temporary, about)
+        write_bytes(folder / CHECKPOINT, safetensors.torch.save(tensors, about))
 
     return save
 

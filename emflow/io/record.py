@@ -70,7 +70,7 @@ class Record:
     def __enter__(self) -> Record:
         self._code = code_state(Path(emflow.__file__).parents[1])
         self._written = self._watch.__enter__()
-        self._wall = time.time()
+        self._started, self._wall = time.time(), time.monotonic()  # a clock may be set meanwhile
         self._cpu = time.process_time()
         return self
 
@@ -99,8 +99,8 @@ class Record:
             "python": platform.python_version(),
             "machine": platform.machine(),
             **surroundings(),
-            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._wall)),
-            "wall_s": round(time.time() - self._wall, 3),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._started)),
+            "wall_s": round(time.monotonic() - self._wall, 3),
             "cpu_s": round(usage.ru_utime + usage.ru_stime + children.ru_utime + children.ru_stime, 3),
             "peak_memory_mb": round(peak_memory_bytes() / 2**20, 1),
             **({"lineage": lineage} if (lineage := lineage_of(self._step)) else {}),

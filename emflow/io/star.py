@@ -23,6 +23,9 @@ Tables = dict[str, pd.DataFrame]
 """Block name without ``data_`` → table with RELION's column names without the underscore, all text."""
 
 
+_FIRST = "# emflow: the table is whole if its last line says so"
+_LAST = "# emflow: end of the table"
+
 _TOKEN = re.compile(r"""
     "(?P<double>.*?)"(?=[ \t\r\f\v]|$)    # a quotation mark opens at the start of a value only,
   | '(?P<single>.*?)'(?=[ \t\r\f\v]|$)    # and closes before white space only: it's.mrc is one plain value
@@ -54,6 +57,7 @@ def read_star(path: str | os.PathLike[str]) -> Tables:
     source = Path(path)
     blocks: dict[str, _Block] = {}
     block: _Block | None = None
+    ours, last = False, ""
     try:
         # names of files need not be UTF-8: bytes that are not come out as they went in
         with open(source, encoding="utf-8", errors="surrogateescape") as handle:
@@ -61,6 +65,8 @@ def read_star(path: str | os.PathLike[str]) -> Tables:
                 if "\0" in raw:
                     raise EmflowError(f"{source}: not a text file; expected a STAR table.")
                 line = (raw.removeprefix("\ufeff") if number == 1 else raw).strip(" \t\r\n\f\v")
+                ours |= number == 1 and line == _FIRST
+                last = line or last
                 if not line or line[0] == "#":
                     continue
                 values = _split(line)
@@ -79,11 +85,18 @@ def read_star(path: str | os.PathLike[str]) -> Tables:
                     try:
                         block.add(line, values)
                     except ValueError as error:
+                        if ours and not raw.endswith("\n"):
+                            break  # its last line: cut short
                         raise EmflowError(f"{source}, line {number}: {error}") from None
     except FileNotFoundError:
         raise EmflowError(f"{source}: no such STAR file.") from None
     except OSError as error:
         raise EmflowError(f"{source}: cannot be read ({error.strerror}); expected a STAR table.") from None
+    if ours and last != _LAST:
+        raise EmflowError(
+            f"{source}: cut short: its last line should be '{_LAST}'. Remove it, and run the same command again to have "
+            "it made anew. If you shortened it on purpose, remove its first line."
+        )
     if not blocks:
         raise EmflowError(f"{source}: holds no data_ block. The file is empty or not a STAR file.")
     return {name: found.table() for name, found in blocks.items()}
@@ -217,12 +230,17 @@ def _parts(tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
 
 
 def write_star(path: str | os.PathLike[str], tables: Mapping[str, pd.DataFrame]) -> None:
-    """Write blocks atomically; strings go out as they are, numbers with all their digits."""
+    """Write blocks atomically; strings go out as they are, numbers with all their digits.
+
+    The first and the last line are comments, so that a table that was cut short later is known as such.
+    """
     with (
         atomic_path(path) as temporary,
         open(temporary, "w", encoding="utf-8", errors="surrogateescape") as handle,
     ):
+        handle.write(f"{_FIRST}\n")
         handle.writelines(_parts(tables))
+        handle.write(f"{_LAST}\n")
 
 
 def floats(table: pd.DataFrame, column: str, default: float | None = None) -> np.ndarray:

@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from emflow import leave
 from emflow.step import EmflowError
 
 log = logging.getLogger("emflow")
@@ -79,6 +80,8 @@ def train(
     ------
     EmflowError
         If the loss is no longer finite.
+    LeaveError
+        If the process was told to stop; the state of the last step is stored.
     """
     averaged = copy.deepcopy(network).eval()
     optimizer = torch.optim.Adam(network.parameters(), lr=plan.learning_rate, betas=(0.9, 0.99))
@@ -90,23 +93,26 @@ def train(
     network.train()
     progress = Progress("training", plan.steps, len(losses))
     saved = time.monotonic()
-    for step in range(len(losses), plan.steps):
-        optimizer.param_groups[0]["lr"] = plan.learning_rate * rate_at(step, plan.steps)
-        optimizer.zero_grad(set_to_none=True)
-        loss = loss_of(network, step)
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        losses.append(float(loss.detach()))
-        if not math.isfinite(losses[-1]):
-            raise EmflowError(
-                f"Training went astray: the loss is {losses[-1]} at step {step + 1}. Lower the learning rate."
-            )
-        _average(averaged, network, min(plan.averaging, step / (step + 10)))
-        if checkpoint and time.monotonic() - saved > plan.checkpoint_seconds:
-            checkpoint.save(_state(network, averaged, optimizer, losses))
-            saved = time.monotonic()
-        progress.tell(step + 1, f"loss {sum(losses[-50:]) / len(losses[-50:]):.4g}")
+    with leave.held_off():
+        for step in range(len(losses), plan.steps):
+            optimizer.param_groups[0]["lr"] = plan.learning_rate * rate_at(step, plan.steps)
+            optimizer.zero_grad(set_to_none=True)
+            loss = loss_of(network, step)
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            losses.append(float(loss.detach()))
+            if not math.isfinite(losses[-1]):
+                raise EmflowError(
+                    f"Training went astray: the loss is {losses[-1]} at step {step + 1}. Lower the learning rate."
+                )
+            _average(averaged, network, min(plan.averaging, step / (step + 10)))
+            if checkpoint and (leave.asked() or time.monotonic() - saved > plan.checkpoint_seconds):
+                checkpoint.save(_state(network, averaged, optimizer, losses))
+                saved = time.monotonic()
+            if leave.asked():
+                break
+            progress.tell(step + 1, f"loss {sum(losses[-50:]) / len(losses[-50:]):.4g}")
     if checkpoint:
         checkpoint.save(_state(network, averaged, optimizer, losses))
     return Outcome(averaged, losses)

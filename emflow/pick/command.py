@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from emflow import device as devices
+from emflow.io.atomic import StepError
 from emflow.io.freed import free_images
 from emflow.io.image import read_image
 from emflow.io.imported import read_imported_picks
@@ -19,7 +20,7 @@ from emflow.io.record import Record, write_metrics
 from emflow.io.star import write_star
 from emflow.pick.apply import pick_micrograph, require_diameter
 from emflow.pick.config import PickApply, PickImport, PickScore
-from emflow.pick.inputs import read_positions, require_denoised
+from emflow.pick.inputs import read_intermediate, read_positions, require_denoised
 from emflow.pick.outputs import as_result, pick_tables, write_mask
 from emflow.pick.score import score_picks
 from emflow.step import EmflowError, Run
@@ -73,9 +74,11 @@ def apply(
             picks = pick_micrograph(pixels, pixel_size, _dark(images, row, cfg), cfg)
             if cfg.pixels == "denoised" and len(picks.score):
                 # a denoiser makes particles of noise: where raw pixels show none, there are none
-                denoised = read_image(images.table["emflowDenoisedName"].iloc[row])
+                denoised = read_intermediate(images.table["emflowDenoisedName"].iloc[row])
                 pixels = torch.from_numpy(denoised).to(device)
                 picks = pick_micrograph(pixels, pixel_size, _dark(images, row, cfg), cfg)
+        except StepError:
+            raise
         except EmflowError as error:
             raise EmflowError(f"{images.name(row)}: {error}") from None
         write_mask(masks / f"{images.identity(row)}.mrc", picks.mask, pixel_size, pixels.shape)
@@ -103,7 +106,7 @@ def apply(
             require_denoised(
                 micrographs, images, [journal.get(images.identity(row), key(row)) for row in rows]
             )
-        results, set_aside = for_each(images, work, journal, key)
+        results, set_aside = for_each(images, work, journal, key, run.image_limit_minutes)
         tables = pick_tables(images, results)
         write_star(out, {"optics": images.optics, **tables, "set_aside": set_aside})
         record.notes = {

@@ -8,7 +8,9 @@ from pathlib import Path, PurePath
 import numpy as np
 import pandas as pd
 
+from emflow.io.atomic import StepError
 from emflow.io.freed import want_again
+from emflow.io.image import read_image
 from emflow.io.micrographs import Micrographs
 from emflow.io.particles import PARTICLE_BLOCKS
 from emflow.io.star import concat, floats, read_star
@@ -22,6 +24,23 @@ CSV_NAMES = {
     "rlnAutopickFigureOfMerit": ("score", "probability", "rlnautopickfigureofmerit"),
 }
 """Our column → names that a CSV may give it, in lower case."""
+
+
+def read_intermediate(path: str) -> np.ndarray:
+    """Read a denoised micrograph: one that is damaged is no fault of the micrograph.
+
+    Raises
+    ------
+    StepError
+        If it cannot be read.
+    """
+    try:
+        return read_image(path)
+    except EmflowError as error:
+        raise StepError(
+            f"{error} It is a denoised micrograph of an earlier step: run `emflow denoise apply` again (for a "
+            f"project: remove {Path(path).parent.parent}/shard_*.star), which makes anew what is damaged."
+        ) from None
 
 
 def read_positions(source: Path) -> Positions:

@@ -11,14 +11,14 @@ from pathlib import Path
 import psutil
 
 from emflow.io.atomic import remove_partial
-from emflow.project.lock import holder, is_held, snakemake_locks
+from emflow.project.lock import DEAD_S, holder, is_held, snakemake_locks
 from emflow.step import EmflowError
 
 
-def unlock_project(project: str, wait_s: float = 10.0) -> list[Path]:
+def unlock_project(project: str, wait_s: float = 30.0) -> list[Path]:
     """Remove Snakemake's lock files of a project, and files half written; return those removed.
 
-    Steps of a killed run die within moments of it; they are waited for.
+    Steps of a killed run end within moments of it, in a long kernel within 20 s; they are waited for.
 
     Raises
     ------
@@ -28,7 +28,8 @@ def unlock_project(project: str, wait_s: float = 10.0) -> list[Path]:
     folder = Path("results") / project
     if is_held(folder):
         raise EmflowError(
-            f"{folder}: {holder(folder) or 'a snakemake'} is still running this project. Nothing was unlocked."
+            f"{folder}: {holder(folder) or 'a snakemake'} is still running this project. Nothing was unlocked. "
+            f"(A run on another machine counts as dead {DEAD_S / 60:.0f} minutes after its last sign of life.)"
         )
     deadline = time.monotonic() + wait_s
     while left := running_steps(project):

@@ -10,7 +10,14 @@ import pandas as pd
 
 from emflow.io.image import header_pixel_size, is_restored, read_image
 from emflow.io.journal import Journal, result_key
-from emflow.io.micrographs import SET_ASIDE_COLUMNS, Micrographs, for_each, load_micrographs, optics_facts
+from emflow.io.micrographs import (
+    SET_ASIDE_COLUMNS,
+    Micrographs,
+    for_each,
+    load_micrographs,
+    optics_facts,
+    require_folder,
+)
 from emflow.io.record import Record, verdict, write_metrics, write_verdicts
 from emflow.io.star import concat, read_star, write_star
 from emflow.session.check import Fault, Peer, assign_halves, compare, measure
@@ -67,9 +74,12 @@ def check(micrographs: Path, out: Path, /, *, cfg: SessionCheck = SessionCheck()
     images = load_micrographs(micrographs, cfg)
     with Record("session.check", cfg, run, inputs=[micrographs]) as record:
         journal = Journal(out.with_name(f".{out.stem}.journal"))
-        gone, faults = find_gone(images)
-        results = _look(images, gone, faults, journal, cfg)
         stored = [journal.get(f"half {images.identity(row)}", "half") for row in range(len(images))]
+        gone, faults = find_gone(images)
+        for row in gone:
+            if stored[row] is None:  # of one that was accepted before, its results stay
+                require_folder(images, row)
+        results = _look(images, gone, faults, journal, cfg, run)
         faults |= compare(_peers(images, results, stored), cfg)
         kept = [row for row in sorted(results) if row not in faults]
         halves = _halves(images, kept, stored, journal)
@@ -90,6 +100,7 @@ def _look(
     faults: dict[int, Fault],
     journal: Journal,
     cfg: SessionCheck,
+    run: Run,
 ) -> dict[int, dict[str, Any]]:
     """Read the pixels of all that are there, each once; results by row. Adds to ``faults``.
 
@@ -125,7 +136,7 @@ def _look(
     def key(place: int) -> str:
         return result_key(own, part.facts(place).pixel_size_angstrom if weighs(place) else None)
 
-    results, aside = for_each(part, work, journal, key)
+    results, aside = for_each(part, work, journal, key, run.image_limit_minutes)
     row_of = {part.identity(place): row for place, row in enumerate(rows)}
     for identity, reason, expected in aside[SET_ASIDE_COLUMNS[1:]].itertuples(index=False):
         row = row_of[identity]

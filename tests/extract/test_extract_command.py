@@ -160,6 +160,27 @@ def test_unreadable_micrograph_is_set_aside() -> None:
     out = run()
     assert out["particles"]["emflowParticleId"].tolist() == ["p2"]
     assert out["set_aside"]["emflowMicrographId"].tolist() == ["id-a"]
+    command.join(Path("extract/shard_00001.star"), Path("extract/particles.star"), cfg=ExtractJoin())
+    last = json.loads(Path("extract/verdicts.json").read_text())[-1]
+    assert (last["verdict"], "a.mrc" in last["evidence"]) == ("warn", True), "the report shows it"
+
+
+def test_a_micrograph_on_which_the_process_died_twice_is_set_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(self: outputs.Shard, row: int) -> tuple[np.ndarray, dict]:
+        if self.micrographs.name(row) == "a.mrc":
+            raise MemoryError
+        return cut(self, row)
+
+    cut = outputs.Shard.cut
+    monkeypatch.setattr(outputs.Shard, "cut", dies)
+    for _ in range(2):
+        with pytest.raises(MemoryError):
+            run()
+    assert run()["particles"]["emflowParticleId"].tolist() == ["p2"]
+    monkeypatch.setattr(outputs.Shard, "cut", cut)
+    assert "MemoryError" in run()["set_aside"]["emflowReason"].iloc[0], "it is not tried any more"
+    Path("extract/.shard_00001.deaths").unlink()
+    assert len(run()["particles"]) == 3, "until its deaths are forgotten"
 
 
 def test_without_a_ctf_nothing_is_extracted() -> None:

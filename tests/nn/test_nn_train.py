@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from emflow import leave
 from emflow.device import generator
 from emflow.nn.train import Outcome, Plan, rate_at, train
 from emflow.nn.unet import UNet, count_parameters
@@ -57,6 +58,26 @@ def test_a_killed_training_resumes_to_the_same_bits(tmp_path: Path) -> None:
     assert resumed.losses == straight.losses
     for name, value in straight.network.state_dict().items():
         assert torch.equal(value, resumed.network.state_dict()[name])
+
+
+def test_a_training_that_is_told_to_stop_keeps_its_last_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = run_until(None, CheckpointFile(tmp_path / "a.safetensors", "key"))
+    checkpoint = CheckpointFile(tmp_path / "b.safetensors", "key")
+
+    def loss(network: nn.Module, step: int) -> Tensor:
+        if step == 7:
+            monkeypatch.setattr(leave._State, "asked", True)
+        return toy_loss(network, step)
+
+    with pytest.raises(leave.LeaveError):
+        train(toy(), loss, Plan(12, 1e-2, checkpoint_seconds=1e9), checkpoint)
+    monkeypatch.setattr(leave._State, "asked", False)
+    stored = checkpoint.load()
+    assert stored is not None
+    assert len(stored["losses"]) == 8
+    assert run_until(None, checkpoint).losses == straight.losses
 
 
 def test_a_checkpoint_serves_its_own_training_only(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ rule denoise_apply:
         "<results>/denoise/shard_{shard}.star",
     log:
         "<results>/records/denoise.apply/shard_{shard}.json",
+    retries: 2
     conda:
         "../../envs/emflow.yaml"
     threads: project.threads(4)

@@ -12,6 +12,7 @@ rule extract_run:
         "<results>/extract/shard_{shard}.star",
     log:
         "<results>/records/extract.run/shard_{shard}.json",
+    retries: 2
     conda:
         "../../envs/emflow.yaml"
     threads: project.threads(4)
@@ -57,6 +58,7 @@ rule extract_recenter:
         "<results>/extract/recentered/shard_{shard}.star",
     log:
         "<results>/records/extract.recenter/shard_{shard}.json",
+    retries: 2
     conda:
         "../../envs/emflow.yaml"
     threads: project.threads(4)
