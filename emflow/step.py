@@ -16,6 +16,10 @@ class EmflowError(Exception):
     """Something the user can mend: what is wrong, where, what was expected, what to do."""
 
 
+class OutOfMemory(EmflowError):
+    """Not even the smallest piece of work fits in memory: a fault of the machine, never of one image."""
+
+
 class Judgement(NamedTuple):
     """One row of verdicts.json."""
 
@@ -83,6 +87,10 @@ class Execution(StepConfig):
     """CPU threads of one job; 0 takes what Snakemake or the machine gives."""
     memory_gb: float = Field(0.0, ge=0)
     """Memory a step may plan with, in gigabyte; 0 takes what is free."""
+    gpus: int = Field(1, ge=0, le=64)
+    """GPUs of one job, for the steps that can use several (denoise train); the others take one."""
+    jobs_per_gpu: int = Field(1, ge=1, le=16)
+    """Jobs that may share a GPU. The profile's resource gpu is then the number of GPUs times this."""
 
 
 class Run(Execution):

@@ -38,7 +38,7 @@ def run(
     out
         STAR table to write; the stack goes beside it as .mrcs.
     """
-    device = devices.prepare(run)
+    device = devices.prepare(run, gpu=False)
     with Record("extract.run", cfg, run, inputs=[select, ctf, picks]) as record:
         micrographs = accepted_micrographs(ctf, select, cfg)
         particles = read_picks(picks)
@@ -62,7 +62,7 @@ def recenter(
     out
         STAR table to write; the stack goes beside it as .mrcs.
     """
-    device = devices.prepare(run)
+    device = devices.prepare(run, gpu=False)
     with Record("extract.recenter", cfg, run, inputs=[particles, ctf]) as record:
         micrographs = load_micrographs(ctf, cfg)
         micrographs = Micrographs(with_halves(micrographs.table), micrographs.optics)

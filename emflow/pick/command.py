@@ -40,7 +40,7 @@ def apply(micrographs: Path, out: Path, /, *, cfg: PickApply = PickApply(), run:
         STAR table to write: coordinates with their probabilities. Masks of contamination go to ``masks`` beside it,
         one small image for each micrograph that has any.
     """
-    device = devices.prepare(run)
+    device = devices.prepare(run, gpu=False)
     images = load_micrographs(micrographs, cfg)
     if len(images):
         require_diameter(cfg)
