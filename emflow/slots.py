@@ -134,7 +134,7 @@ def _ask(*words: str) -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
-def take(gpus: Sequence[Gpu], wanted: int, sharers: int = 1, folder: Path = FOLDER) -> Grant:
+def take(gpus: Sequence[Gpu], wanted: int, sharers: int = 1, folder: Path | None = None) -> Grant:
     """Take some of the GPUs, all at once, waiting until so many are free; those with the most free memory first.
 
     Nothing is held while waiting, so that jobs that want two and four cannot block each other for ever; and who
@@ -149,6 +149,8 @@ def take(gpus: Sequence[Gpu], wanted: int, sharers: int = 1, folder: Path = FOLD
         How many it needs.
     sharers
         Jobs that may use one GPU at a time. Only jobs that both allow it share.
+    folder
+        Where the locks lie; None for that of the machine.
 
     Raises
     ------
@@ -165,6 +167,7 @@ def take(gpus: Sequence[Gpu], wanted: int, sharers: int = 1, folder: Path = FOLD
             f"The job asks for {wanted} GPUs (execution.gpus), but the ones here are instances of divided cards "
             "(MIG), which cannot work together. Set execution.gpus to 1."
         )
+    folder = folder or FOLDER
     gpus = sorted(gpus, key=lambda gpu: gpu.used_mb // _COARSE_MB)
     began = time.monotonic()
     with _turn(gpus, wanted, folder):

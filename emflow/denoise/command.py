@@ -26,6 +26,7 @@ from emflow.denoise.inputs import (
 from emflow.denoise.outputs import ImageJournal, training_metrics, training_verdicts, with_denoised
 from emflow.denoise.scale import Scale
 from emflow.denoise.train import held_out_gain, train_denoiser
+from emflow.em.batches import in_batches
 from emflow.io.image import is_restored, read_image
 from emflow.io.journal import result_key
 from emflow.io.micrographs import Micrographs, for_each, load_micrographs
@@ -64,7 +65,9 @@ def apply(micrographs: Path, out: Path, /, *, cfg: DenoiseApply = DenoiseApply()
             raise EmflowError(f"{name}: already denoised (its label says so); give the raw micrograph.")
         image = torch.from_numpy(read_image(name)).to(device)
         bright = is_bright(listed, row, cfg.contrast)
-        result = denoise(image, pixel, network, scale, cfg.tile_px, bright)
+        (result,) = in_batches(
+            lambda _: denoise(image, pixel, network, scale, cfg.tile_px, bright), 1, 1, "micrographs"
+        )
         write_mrc(target(row), result.image.cpu().numpy(), pixel, labels=(RESTORED_LABEL,))
         return {"kept": f"{result.kept_variance:.4g}"}
 

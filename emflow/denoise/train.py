@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from emflow.denoise.config import DenoiseTrain
 from emflow.denoise.scale import Scale, Scaled, to_scale
 from emflow.device import generator
+from emflow.em.batches import in_batches
 from emflow.nn.ranks import Ranks
 from emflow.nn.tiles import crop
 from emflow.nn.train import Checkpoint, Outcome, Plan, train
@@ -147,7 +148,8 @@ def held_out_gain(
     """
     rng = generator(cfg.seed, 32)
     inputs, targets, _ = batch_of(samples, _HELD_OUT_CROPS, cfg.crop_px, rng, device)
-    predicted = network(inputs)
+    parts = in_batches(lambda here: network(inputs[here]), len(inputs), len(inputs), "held-out crops")
+    predicted = torch.cat(parts)
     explained = float((targets**2 - (predicted - targets) ** 2).mean())
     signal = float((inputs * targets).mean())
     pixels = min(inputs.numel(), sum(sample.images[0].numel() for sample in samples))

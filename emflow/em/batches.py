@@ -35,7 +35,8 @@ def in_batches(work: Callable[[slice], Result], count: int, size: int, what: str
     ----------
     work
         Takes a slice. It is called again on a part of the slice if it runs out of memory, so it must have changed
-        nothing by then: what it adds to sums comes last, random numbers are drawn beforehand.
+        nothing by then: what it adds to sums comes last, random numbers are drawn beforehand. It may call this function
+        in turn; what does not fit there is not tried again here.
     count
         How many items there are.
     size

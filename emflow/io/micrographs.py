@@ -16,7 +16,7 @@ from emflow.io.atomic import WriteError
 from emflow.io.journal import Journal
 from emflow.io.listing import Listed, list_images, stat_file
 from emflow.io.star import floats, read_star
-from emflow.step import EmflowError, OpticsFacts
+from emflow.step import EmflowError, OpticsFacts, OutOfMemory
 
 log = logging.getLogger("emflow")
 
@@ -162,7 +162,7 @@ def for_each(
         if result is None:
             try:
                 result = work(row)
-            except WriteError:
+            except (WriteError, OutOfMemory):  # of the machine, not of this micrograph
                 raise
             except EmflowError as error:
                 log.warning("set aside: %s", error)

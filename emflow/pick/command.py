@@ -10,18 +10,19 @@ from typing import Any
 import torch
 
 from emflow import device as devices
+from emflow.em.batches import in_batches
 from emflow.io.image import read_image
 from emflow.io.imported import read_imported_picks
 from emflow.io.journal import Journal, result_key
 from emflow.io.micrographs import Micrographs, for_each, load_micrographs
 from emflow.io.record import Record, write_metrics
 from emflow.io.star import write_star
-from emflow.pick.apply import pick_micrograph, require_diameter
+from emflow.pick.apply import Picks, pick_micrograph, require_diameter
 from emflow.pick.config import PickApply, PickImport, PickScore
 from emflow.pick.inputs import read_positions
 from emflow.pick.outputs import as_result, pick_tables, write_mask
 from emflow.pick.score import score_picks
-from emflow.step import EmflowError, Run
+from emflow.step import EmflowError, OutOfMemory, Run
 
 log = logging.getLogger("emflow")
 
@@ -57,13 +58,23 @@ def apply(micrographs: Path, out: Path, /, *, cfg: PickApply = PickApply(), run:
         pixel_size = images.facts(row).pixel_size_angstrom
         if pixel_size is None:
             raise EmflowError(f"{images.name(row)}: its pixel size is not known.")
+
+        def pick(pixels: torch.Tensor) -> Picks:
+            dark = _dark(images, row, cfg)
+            # one image at a time: where that does not fit, it is said so, and not laid to the image
+            return in_batches(lambda _: pick_micrograph(pixels, pixel_size, dark, cfg), 1, 1, "micrographs")[
+                0
+            ]
+
         try:
-            picks = pick_micrograph(pixels, pixel_size, _dark(images, row, cfg), cfg)
+            picks = pick(pixels)
             if cfg.pixels == "denoised" and len(picks.score):
                 # a denoiser makes particles of noise: where raw pixels show none, there are none
                 denoised = read_image(images.table["emflowDenoisedName"].iloc[row])
                 pixels = torch.from_numpy(denoised).to(device)
-                picks = pick_micrograph(pixels, pixel_size, _dark(images, row, cfg), cfg)
+                picks = pick(pixels)
+        except OutOfMemory:
+            raise
         except EmflowError as error:
             raise EmflowError(f"{images.name(row)}: {error}") from None
         write_mask(masks / f"{images.identity(row)}.mrc", picks.mask, pixel_size, pixels.shape)

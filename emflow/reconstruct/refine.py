@@ -196,23 +196,27 @@ class Refinement:
         sums = torch.zeros(half.noise.shape, dtype=torch.float64, device=self.device)
         counts = torch.zeros(groups, dtype=torch.float64, device=self.device)
         out: list[FittedPoses] = []
-        at = 0
-        for part, transforms, ctf in self.images.batches(half.rows, self.plane):
+        normal = torch.randn(len(half.rows), 1, 5, generator=random)
+
+        def find(here: slice, part: Tensor, transforms: Tensor, ctf: Tensor) -> None:
             group = self.images.group[part]
             weighted = weigh(transforms, ctf, half.noise, group, self.plane)
-            here = slice(at, at + len(part))
-            at += len(part)
             inside = weighted.within(len(plane))
             if references is not None:
                 found = self._search(weighted, spectrum, references, coarse, plane)
             else:
                 last = half.poses[here].to(self.device)
                 found = fit_poses(inside, spectrum, plane, last.rotations, last.shifts_px, STEPS)
-            power = self._residual(transforms, ctf, found.drawn(1, random), spectrum, band)
+            drawn = found.spread_out(normal[here], 1)
+            power = self._residual(transforms, ctf, drawn, spectrum, band).double()
             group = group.to(self.device)
-            sums.index_add_(0, group, power.double())
-            counts.index_add_(0, group, torch.ones_like(group, dtype=torch.float64))
-            out.append(found.to(torch.device("cpu")))
+            ones = torch.ones_like(group, dtype=torch.float64)
+            found = found.to(torch.device("cpu"))
+            sums.index_add_(0, group, power)
+            counts.index_add_(0, group, ones)
+            out.append(found)
+
+        self.images.each(half.rows, self.plane, find, "images whose poses are refined")
         found = FittedPoses.cat(out)
         group_operators = symmetry_operators(self.cfg.symmetry).float()
         change = angular_distance_deg(

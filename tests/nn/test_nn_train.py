@@ -1,7 +1,9 @@
 """The training loop: it learns, it is seeded, it resumes to the same bits; weights are checked."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -72,6 +74,16 @@ def test_a_checkpoint_serves_its_own_training_only(tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_stops_the_training() -> None:
     with pytest.raises(EmflowError, match="step 1"):
         train(toy(), lambda network, step, part: toy_loss(network, step) * float("nan"), Plan(3, 8))
+
+
+def test_a_step_that_does_not_fit_is_taken_in_parts(scarce_memory: Callable[[int], Any]) -> None:
+    whole = train(toy(), toy_loss, Plan(12, 8, 1e-2))
+    with scarce_memory(3) as scarce:
+        parts = train(toy(), toy_loss, Plan(12, 8, 1e-2))
+    assert scarce.failures >= 2
+    assert parts.losses == pytest.approx(whole.losses, rel=1e-5)
+    for name, value in whole.network.state_dict().items():
+        assert torch.allclose(value, parts.network.state_dict()[name], atol=1e-5)
 
 
 def test_the_rate_rises_and_falls() -> None:
