@@ -14,7 +14,7 @@ from emflow.step import EmflowError, Execution
 log = logging.getLogger("emflow")
 
 RANK = "EMFLOW_RANK"
-"""Set for the processes of one training: number of this one, how many there are, their folder."""
+"""Set for the processes of one step: number of this one, how many there are, their folder."""
 _PLANNED = 0.8
 """Part of a GPU's free memory that is planned with."""
 _held: list[slots.Grant] = []
@@ -60,7 +60,7 @@ def choose_device(name: str = "auto", sharers: int = 1) -> torch.device:
     """
     if name in ("cpu", "mps"):
         return torch.device(name)
-    # of several processes of one training, the one that started them holds the devices
+    # of several processes of one step, the one that started them holds the devices
     number = rank()[0] if RANK in os.environ else reserve(name, 1, sharers)
     if torch.cuda.is_available():
         device = torch.device("cuda", number or 0)
@@ -75,7 +75,7 @@ def choose_device(name: str = "auto", sharers: int = 1) -> torch.device:
 
 
 def rank() -> tuple[int, int]:
-    """Number of this process among those of one training, from 0, and how many they are."""
+    """Number of this process among those of one step, from 0, and how many they are."""
     number, count, _ = os.environ.get(RANK, "0 1 -").split(" ", 2)
     return int(number), int(count)
 

@@ -88,7 +88,7 @@ class Execution(StepConfig):
     memory_gb: float = Field(0.0, ge=0)
     """Memory a step may plan with, in gigabyte; 0 takes what is free."""
     gpus: int = Field(1, ge=0, le=64)
-    """GPUs of one job, for the steps that can use several (denoise train); the others take one."""
+    """GPUs of one job, for steps that can use several (reconstruct refine, denoise train); the others take one."""
     jobs_per_gpu: int = Field(1, ge=1, le=16)
     """Jobs that may share a GPU. The profile's resource gpu is then the number of GPUs times this."""
 

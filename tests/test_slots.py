@@ -244,6 +244,20 @@ def test_what_slurm_granted_is_used_without_waiting(
     assert len(device._held) == 1
 
 
+def test_without_nvidia_smi_devices_go_by_number(
+    cuda: list[str | None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Some containers have the driver only: torch counts, and CUDA_VISIBLE_DEVICES can no longer be set for itself."""
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    other = slots.take([Gpu("3", "3")], 1, folder=tmp_path)
+    assert device.choose_device("auto") == torch.device("cuda", 1)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,5"
+    assert device.held_tokens() == "5"
+    other.release()
+
+
 def test_a_step_whose_rule_asks_for_no_gpu_takes_none(
     smi: Callable[[], None], cuda: list[str | None]
 ) -> None:

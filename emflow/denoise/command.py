@@ -154,13 +154,13 @@ def _train(
             )
         identities = [(chosen.identity(row), chosen.name(row)) for row in used]
         key = result_key(cfg, begun_from, learn_from, identities)
-        ranks.agree(key, "micrographs", device)
+        ranks.agree(key, "micrographs")
         checkpoint = CheckpointFile(out / ".checkpoint.safetensors", key)
         held_out = [number % 10 == 1 for number in range(len(samples))]
         learned = [s for s, held in zip(samples, held_out, strict=True) if not held]
         unseen = [s for s, held in zip(samples, held_out, strict=True) if held]
         outcome = train_denoiser(network, learned, cfg, device, checkpoint, ranks)
-        cpu_s = ranks.total(time.process_time(), device)
+        cpu_s = ranks.total(time.process_time())
         if not ranks.first:
             return
         gain = held_out_gain(outcome.network, unseen, cfg, device)

@@ -1,4 +1,4 @@
-"""One training in several processes of one job, each with its own GPU; all on this machine.
+"""One step in several processes of one job, each with its own GPU; all on this machine.
 
 The processes (ranks) are started and watched by torchrun's own part for that. They meet in a file of a private
 folder and talk over the loopback interface only: torchrun's rendezvous would open a port to the network.
@@ -13,7 +13,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,6 +24,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from emflow import device as devices
+from emflow.em.batches import is_out_of_memory
 from emflow.step import EmflowError, Run
 
 log = logging.getLogger("emflow")
@@ -35,11 +36,13 @@ _HANDLED = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of one training."""
+    """The processes of one step."""
 
     number: int = 0
     """Of this process, from 0."""
     count: int = 1
+    device: torch.device = torch.device("cpu")
+    """Where tensors meet."""
 
     @property
     def first(self) -> bool:
@@ -54,48 +57,63 @@ class Ranks:
         """Sums of each tensor over all processes: the same bits in all of them."""
         if self.count == 1:
             return list(tensors)
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        _together(flat, dist.ReduceOp.SUM)
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors]).to(self.device)
+        _together(lambda: dist.all_reduce(flat))
         parts = flat.split([tensor.numel() for tensor in tensors])
-        return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+        return [part.view_as(tensor).to(tensor.device) for part, tensor in zip(parts, tensors, strict=True)]
 
-    def total(self, value: float, device: torch.device) -> float:
+    def total(self, value: float) -> float:
         """Sum of a number over all processes."""
-        return float(self.add([torch.tensor([value], dtype=torch.float64, device=device)])[0])
+        return float(self.add([torch.tensor([value], dtype=torch.float64)])[0])
 
-    def agree(self, key: str, what: str, device: torch.device) -> None:
-        """Make sure that all processes begin with the same: a digest in hexadecimal digits.
+    def first_says(self, tensor: Tensor) -> Tensor:
+        """What the first process has in place of a tensor of the same shape."""
+        if self.count == 1:
+            return tensor
+        told = tensor.to(self.device, copy=True).contiguous()
+        _together(lambda: dist.broadcast(told, 0))
+        return told.to(tensor.device)
+
+    def first_tells(self, text: str) -> str:
+        """What the first process has in place of a text of any length."""
+        if self.count == 1:
+            return text
+        content = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+        size = int(self.first_says(torch.tensor([len(content)]))[0])
+        content = torch.nn.functional.pad(content, (0, max(0, size - len(content))))[:size]
+        return bytes(self.first_says(content).tolist()).decode()
+
+    def agree(self, key: str, what: str) -> None:
+        """Wait for all processes, and make sure that they hold the same.
 
         Raises
         ------
         EmflowError
             If they do not.
         """
-        if self.count == 1:
-            return
-        number = int(key[:12], 16)
-        extent = torch.tensor([number, -number], dtype=torch.int64, device=device)
-        _together(extent, dist.ReduceOp.MAX)
-        if extent.tolist() != [number, -number]:
+        same = self.first_tells(key) == key
+        if self.total(float(not same)):
             raise EmflowError(
-                f"The {self.count} processes of this training do not have the same {what}: a file was read by one "
+                f"The {self.count} processes of this job do not have the same {what}: a file was read by one "
                 "and not by another, or changed meanwhile. Run it again."
             )
 
 
 class PeerLost(EmflowError):
-    """Another process of the training has ended: its reason counts, not this one."""
+    """Another process of the job has ended: its reason counts, not this one."""
 
 
-def _together(tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> None:
+def _together(exchange: Callable[[], object]) -> None:
     try:
-        dist.all_reduce(tensor, operation)
+        exchange()
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         raise PeerLost(f"lost touch with the other processes ({str(error).splitlines()[0]})") from None
 
 
 def wanted(run: Run) -> int:
-    """Processes that a training is to be divided among; 1 in each of them. Their GPUs are held from now on."""
+    """Processes that a step is to be divided among; 1 in each of them. Their GPUs are held from now on."""
     if devices.RANK in os.environ or run.gpus < 2:
         return 1
     if run.device == "mps" or ":" in run.device:
@@ -145,7 +163,7 @@ def launch(words: Sequence[str], run: Run, count: int) -> None:
             for number in range(count)
         }
         arguments = dict.fromkeys(range(count), ("-m", "emflow.cli", *words, *flags))
-        log.info("training in %d processes of %d CPU threads, device %s", count, threads, device)
+        log.info("working in %d processes of %d CPU threads, device %s", count, threads, device)
         ranks = None
         try:
             ranks = start_processes(
@@ -167,7 +185,7 @@ def launch(words: Sequence[str], run: Run, count: int) -> None:
 
 
 def _reason(folder: Path, codes: dict[int, int], count: int) -> str:
-    """Why a training ended: the reason of the rank that failed first, not of those it took along."""
+    """Why a step ended: the reason of the rank that failed first, not of those it took along."""
     said = sorted(folder.glob("reason_*"), key=lambda path: path.stat().st_mtime_ns)
     if said:
         return f"Process {said[0].name.removeprefix('reason_')} of {count}: {said[0].read_text()}"
@@ -175,14 +193,14 @@ def _reason(folder: Path, codes: dict[int, int], count: int) -> str:
     for number, by in killed.items():
         return (
             f"Process {number} of {count} was killed by signal {by} ({signal.Signals(by).name}); where nobody did "
-            "so, memory ran out: give the job more, or set execution.gpus lower. What was trained is kept; run it again."
+            "so, memory ran out: give the job more, or set execution.gpus lower. What was reached is kept; run it again."
         )
-    return f"The processes of this training ended with the codes {codes}; what they said stands above."
+    return f"The processes of this step ended with the codes {codes}; what they said stands above."
 
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Ranks]:
-    """Join the other processes of this training, if there are any."""
+    """Join the other processes of this step, if there are any."""
     if devices.RANK not in os.environ:
         yield Ranks()
         return
@@ -202,7 +220,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
             timeout=_PATIENCE,
             device_id=device if cuda else None,
         )
-        yield Ranks(number, count)
+        yield Ranks(number, count, device)
     except PeerLost:
         time.sleep(5)  # who failed first is found first, and ends this process
         raise

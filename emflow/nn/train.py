@@ -95,7 +95,7 @@ def train(
     if stored is not None:
         _restore(stored, network, averaged, optimizer, losses)
         log.info("training goes on after step %d of %d", len(losses), plan.steps)
-    ranks.agree(f"{len(losses):012x}", "checkpoint", next(network.parameters()).device)
+    ranks.agree(str(len(losses)), "checkpoint")
     network.train()
     progress = Progress("training", plan.steps, len(losses))
     saved = time.monotonic()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from emflow.device import prepare
 from emflow.em.pose_fit import FittedPoses
@@ -19,6 +21,7 @@ from emflow.io.particle_images import image_set
 from emflow.io.particle_store import open_store
 from emflow.io.particles import Particles
 from emflow.io.record import Record
+from emflow.nn.ranks import Ranks, joined, launch, wanted
 from emflow.reconstruct import judge
 from emflow.reconstruct.agreement import compare, start_agreement
 from emflow.reconstruct.command_classes import classes, expand, subtract
@@ -164,39 +167,82 @@ def refine(
         Folder to write: half1.mrc and half2.mrc (raw), map.mrc, mask.mrc, particles.star, fsc.star,
         metrics.json, verdicts.json. A hidden checkpoint there lets a killed run go on.
     """
+    count = wanted(run)
+    if count > 1:
+        words = [
+            "reconstruct",
+            "refine",
+            str(particles),
+            str(start),
+            str(out),
+            "--json",
+            cfg.model_dump_json(),
+        ]
+        launch(words, run, count)
+        return
     device = prepare(run)
-    with Record("reconstruct.refine", cfg, run, inputs=[particles, start / "half1.mrc", start / "half2.mrc"]):
-        source = read_particles(particles)
-        if too_few(source):
+    with joined(device) as ranks:
+        if not ranks.first:
+            run = run.model_copy(update={"record": None})
+        inputs = [particles, start / "half1.mrc", start / "half2.mrc"]
+        with Record("reconstruct.refine", cfg, run, inputs=inputs) as record:
+            _refine(particles, start, out, cfg, (run, device, ranks))
+            cpu_s = ranks.total(time.process_time())
+            if ranks.count > 1:
+                record.notes = {"ranks": ranks.count, "ranks_cpu_s": round(cpu_s, 3)}
+
+
+def _refine(
+    particles: Path,
+    start: Path,
+    out: Path,
+    cfg: ReconstructRefine,
+    job: tuple[Run, torch.device, Ranks],
+) -> None:
+    """Refine as one of the processes; the first of them writes."""
+    run, device, ranks = job
+    source = read_particles(particles)
+    if too_few(source):
+        if ranks.first:
             write_empty(out, source, judge.too_few(len(source)))
-            return
-        images = image_set(source, device)
-        diameter = diameter_of(cfg, images.box, images.pixel_size_angstrom)
-        previous = read_previous(start, source, cfg.symmetry) if cfg.warm_start else None
-        if previous is not None and not previous.enough(images.half):
-            log.info("%s knew too few of these particles: all are searched", start)
-            previous = None
-        if previous is not None:
-            cfg = cfg.model_copy(update={"global_iterations": 0})
-        begun = _Start(diameter, previous, independent_starts(start), start_lowpass(cfg, diameter))
-        announce_memory(refine_memory_bytes(images.box, len(images)), device, run)
-        key = _key(cfg, particles, source, start)
-        store_path = out / ".checkpoint" / "particles.store"
-        plane = images.plane(images.box / 2)
-        with open_store(store_path, source, images, plane) as store:
-            refinement = Refinement(replace(images, spectra=store), diameter, cfg)
-            checkpoint = Checkpoint(out / ".checkpoint" / "state.safetensors", key)
-            kept = checkpoint.load()
-            if kept is not None:
-                state = unpack(*kept, images)
-            elif previous is not None:
-                state = warm_state(refinement, previous)
+        return
+    images = image_set(source, device)
+    diameter = diameter_of(cfg, images.box, images.pixel_size_angstrom)
+    previous = read_previous(start, source, cfg.symmetry) if cfg.warm_start else None
+    if previous is not None and not previous.enough(images.half):
+        log.info("%s knew too few of these particles: all are searched", start)
+        previous = None
+    if previous is not None:
+        cfg = cfg.model_copy(update={"global_iterations": 0})
+    begun = _Start(diameter, previous, independent_starts(start), start_lowpass(cfg, diameter))
+    announce_memory(refine_memory_bytes(images.box, len(images)), device, run)
+    key = _key(cfg, particles, source, start)
+    ranks.agree(key, "particles")
+    store_path = out / ".checkpoint" / "particles.store"
+    plane = images.plane(images.box / 2)
+    if ranks.first and ranks.count > 1:  # one makes the store, the others find it whole
+        with open_store(store_path, source, images, plane):
+            pass
+    ranks.agree("made", "store")
+    with open_store(store_path, source, images, plane) as store:
+        refinement = Refinement(replace(images, spectra=store), diameter, cfg, ranks)
+        checkpoint = Checkpoint(out / ".checkpoint" / "state.safetensors", key)
+        kept = checkpoint.load()
+        ranks.agree(str(kept is not None), "checkpoint")
+        if kept is not None:
+            state = unpack(*kept, images)
+        elif previous is not None:
+            state = warm_state(refinement, previous)
+            if ranks.first:
                 checkpoint.save(*pack(state))
-            else:
-                volumes, voxel = read_halves(start)
-                state = start_state(refinement, volumes, voxel, begun.given_angstrom)
-            state = refinement.run(state, lambda reached: checkpoint.save(*pack(reached)))
-            _write_refined(source, refinement, state, begun, out)
+        else:
+            volumes, voxel = read_halves(start)
+            state = start_state(refinement, volumes, voxel, begun.given_angstrom)
+        state = refinement.run(refinement.as_first(state), lambda reached: checkpoint.save(*pack(reached)))
+        halves = [refinement.accumulate(half).solve() for half in state.halves]
+        if ranks.first:
+            _write_refined(source, refinement, state, begun, (halves[0], halves[1]), out)
+    if ranks.first:
         store_path.unlink(missing_ok=True)
 
 
@@ -227,11 +273,18 @@ class _Start:
         return 0 if self.previous is None else self.previous.particles
 
 
-def _write_refined(source: Particles, refinement: Refinement, state: State, start: _Start, out: Path) -> None:
+def _write_refined(
+    source: Particles,
+    refinement: Refinement,
+    state: State,
+    start: _Start,
+    halves: tuple[Tensor, Tensor],
+    out: Path,
+) -> None:
     """Write what a refinement came to."""
     images, cfg, diameter = refinement.images, refinement.cfg, start.diameter_angstrom
     voxel = images.pixel_size_angstrom
-    half1, half2 = (refinement.accumulate(half).solve() for half in state.halves)
+    half1, half2 = halves
     given = start.given_angstrom
     agreement = replace(compare(half1, half2, voxel, diameter, cfg.symmetry), given_angstrom=given)
     mask = particle_mask(0.5 * (half1 + half2), agreement)

@@ -48,10 +48,10 @@ rule reconstruct_refine:
         "<results>/records/reconstruct.refine/all.json",
     conda:
         "../../envs/emflow.yaml"
-    threads: project.threads(16)
+    threads: project.threads(16 * max(1, project.gpus))
     resources:
-        gpu=project.gpu,
-        mem_mb=lambda wildcards, attempt: 32000 * attempt,
+        gpu=project.gpus,
+        mem_mb=lambda wildcards, attempt: 32000 * attempt * max(1, project.gpus),
         runtime=lambda wildcards, attempt: 1440 * attempt,
     params:
         cfg=section("reconstruct.refine"),
@@ -59,7 +59,7 @@ rule reconstruct_refine:
         folder=subpath(output.map, parent=True),
     shell:
         "emflow reconstruct refine {input.particles} {params.start} {params.folder}"
-        " --json {params.cfg:q} --threads {threads} --record {log}"
+        " --json {params.cfg:q} --threads {threads} --gpus {resources.gpu} --record {log}"
 
 
 rule reconstruct_ctf:
