@@ -16,6 +16,10 @@ class EmflowError(Exception):
     """Something the user can mend: what is wrong, where, what was expected, what to do."""
 
 
+class OutOfMemory(EmflowError):
+    """Not even the smallest piece of work fits in memory: a fault of the machine, never of one image."""
+
+
 class Judgement(NamedTuple):
     """One row of verdicts.json."""
 
@@ -116,6 +120,10 @@ class Execution(StepConfig):
     scratch: str | None = None
     """Folder on the node's own disk for copies that long steps read again and again, such as $TMPDIR or
     $SLURM_TMPDIR; null keeps them beside the results. Nothing is lost with it."""
+    gpus: int = Field(1, ge=0, le=64)
+    """GPUs of one job, for steps that can use several (reconstruct refine, denoise train); the others take one."""
+    jobs_per_gpu: int = Field(1, ge=1, le=16)
+    """Jobs that may share a GPU. The profile's resource gpu is then the number of GPUs times this."""
 
 
 class Run(Execution):

@@ -47,7 +47,7 @@ def fit(micrographs: Path, out: Path, /, *, cfg: CtfFit = CtfFit(), run: Run = R
         STAR table to write: RELION's CTF columns, fit resolution, quality. The rings' profiles go to
         ``<out>.profiles.star`` beside it.
     """
-    device = devices.prepare(run)
+    device = devices.prepare(run, gpu=False)
     images = load_micrographs(micrographs, cfg)
 
     def work(row: int) -> dict[str, Any]:

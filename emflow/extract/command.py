@@ -38,7 +38,7 @@ def run(
     out
         STAR table to write; the stack goes beside it as .mrcs.
     """
-    device = devices.prepare(run)
+    device = devices.prepare(run, gpu=False)
     with Record("extract.run", cfg, run, inputs=[select, ctf, picks]) as record:
         micrographs = accepted_micrographs(ctf, select, cfg)
         particles = read_picks(picks)
@@ -74,7 +74,7 @@ def recenter(
         Particle STAR as extract run writes it. Particles of micrographs that the first table lacks are taken from
         it, centred on their picks; emflowPoseKnown is 0 for these.
     """
-    device = devices.prepare(run)
+    device = devices.prepare(run, gpu=False)
     inputs = [particles, ctf, *([picked] if picked else [])]
     with Record("extract.recenter", cfg, run, inputs=inputs) as record:
         micrographs = load_micrographs(ctf, cfg)

@@ -113,7 +113,7 @@ def analyze(
         Folder to write: latents.star with the states, states/01/particles.star …, volumes, mean.mrc and
         components, metrics.json, verdicts.json, figures.
     """
-    device = prepare(run)
+    device = prepare(run, gpu=False)
     with Record("heterogeneity.analyze", cfg, run, inputs=[fitted / "latents.star"]):
         found = read_fit(fitted, images=cfg.half_maps)
         states = find_states(found.latent, found.sizes, cfg)

@@ -25,7 +25,7 @@ from emflow.heterogeneity.agree import (
     weigh_evidence,
 )
 from emflow.heterogeneity.config import HeterogeneityFit
-from emflow.heterogeneity.model import Model, Stack, em_pass, maximise, renormalise, statistics
+from emflow.heterogeneity.model import Model, Seen, Stack, em_pass, maximise, renormalise, statistics
 from emflow.heterogeneity.prior import Mixture
 from emflow.heterogeneity.rigid import rigid_fraction, rigid_motions
 
@@ -261,10 +261,14 @@ def _guess_mixture(
 ) -> Mixture | None:
     """What one half's coordinates look like, by its own model."""
     means, spread = [], torch.zeros(model.components, model.components, dtype=torch.float64)
-    for _, _, stats, _ in statistics(stack, rows, grid.to_table(model.volumes), grid, model):
-        mean, covariance, _ = stats.posterior(model.contrast_variance)
-        means.append(mean[:, 1:].cpu())
-        spread += covariance[:, 1:, 1:].sum(0).cpu()
+
+    def gather(seen: Seen) -> None:
+        mean, covariance, _ = seen.stats.posterior(model.contrast_variance)
+        own, part = mean[:, 1:].cpu(), covariance[:, 1:, 1:].sum(0).cpu()
+        means.append(own)
+        spread.add_(part)
+
+    statistics(stack, rows, grid.to_table(model.volumes), grid, model, gather)
     return Mixture.guess(torch.cat(means), spread / len(rows), cfg.prior_gaussians, cfg.seed)
 
 
@@ -329,11 +333,14 @@ def _latents(
     count, total = len(volumes), len(stack.rotations)
     means = torch.zeros(total, count, dtype=torch.float64)
     covariances = torch.zeros(total, count, count, dtype=torch.float64)
+
+    def keep(seen: Seen) -> None:
+        mean, covariance, _ = seen.stats.posterior(contrast_variance)
+        means[seen.rows], covariances[seen.rows] = mean.cpu(), covariance.cpu()
+
     for rows, own in zip(halves, stage.models, strict=True):
         model = Model(volumes, contrast_variance, own.noise)
-        for _, part, stats, _ in statistics(stack, rows, table, grid, model):
-            mean, covariance, _ = stats.posterior(contrast_variance)
-            means[part], covariances[part] = mean.cpu(), covariance.cpu()
+        statistics(stack, rows, table, grid, model, keep)
     return means[:, 1:], covariances[:, 1:, 1:], means[:, 0]
 
 

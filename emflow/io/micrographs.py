@@ -17,7 +17,7 @@ from emflow.io.attempts import Attempts
 from emflow.io.journal import Journal
 from emflow.io.listing import Listed, list_images, stat_file
 from emflow.io.star import floats, read_star
-from emflow.step import EmflowError, Execution, OpticsFacts
+from emflow.step import EmflowError, Execution, OpticsFacts, OutOfMemory
 
 log = logging.getLogger("emflow")
 
@@ -201,7 +201,7 @@ def for_each(
             try:
                 with attempts.at(micrographs.name(row), identity, row_key):
                     result = work(row)
-            except StepError:
+            except (StepError, OutOfMemory):  # of the machine, not of this micrograph
                 raise
             except EmflowError as error:
                 require_folder(micrographs, row)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from emflow import device as devices
+from emflow.em.batches import in_batches
 from emflow.io.atomic import StepError
 from emflow.io.freed import free_images
 from emflow.io.image import read_image
@@ -18,12 +19,12 @@ from emflow.io.journal import Journal, result_key
 from emflow.io.micrographs import Micrographs, for_each, load_micrographs
 from emflow.io.record import Record, write_metrics
 from emflow.io.star import write_star
-from emflow.pick.apply import pick_micrograph, require_diameter
+from emflow.pick.apply import Picks, pick_micrograph, require_diameter
 from emflow.pick.config import PickApply, PickImport, PickScore
 from emflow.pick.inputs import read_intermediate, read_positions, require_denoised
 from emflow.pick.outputs import as_result, pick_tables, write_mask
 from emflow.pick.score import score_picks
-from emflow.step import EmflowError, Run
+from emflow.step import EmflowError, OutOfMemory, Run
 
 log = logging.getLogger("emflow")
 
@@ -53,7 +54,7 @@ def apply(
         Remove the denoised images once they have been picked from (unless --keep-denoised), noting that for this
         digest of the settings; `denoise apply --reader` with the same does not make them again.
     """
-    device = devices.prepare(run)
+    device = devices.prepare(run, gpu=False)
     images = load_micrographs(micrographs, cfg)
     if len(images):
         require_diameter(cfg)
@@ -70,14 +71,22 @@ def apply(
         pixel_size = images.facts(row).pixel_size_angstrom
         if pixel_size is None:
             raise EmflowError(f"{images.name(row)}: its pixel size is not known.")
+
+        def pick(pixels: torch.Tensor) -> Picks:
+            dark = _dark(images, row, cfg)
+            # one image at a time: where that does not fit, it is said so, and not laid to the image
+            return in_batches(lambda _: pick_micrograph(pixels, pixel_size, dark, cfg), 1, 1, "micrographs")[
+                0
+            ]
+
         try:
-            picks = pick_micrograph(pixels, pixel_size, _dark(images, row, cfg), cfg)
+            picks = pick(pixels)
             if cfg.pixels == "denoised" and len(picks.score):
                 # a denoiser makes particles of noise: where raw pixels show none, there are none
                 denoised = read_intermediate(images.table["emflowDenoisedName"].iloc[row])
                 pixels = torch.from_numpy(denoised).to(device)
-                picks = pick_micrograph(pixels, pixel_size, _dark(images, row, cfg), cfg)
-        except StepError:
+                picks = pick(pixels)
+        except (StepError, OutOfMemory):
             raise
         except EmflowError as error:
             raise EmflowError(f"{images.name(row)}: {error}") from None

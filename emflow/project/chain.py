@@ -57,6 +57,11 @@ class Chain:
         """GPUs that a GPU step asks the scheduler for."""
         return 0 if self.settings.execution.device == "cpu" else 1
 
+    @property
+    def gpus(self) -> int:
+        """GPUs that a step asks for which can use several."""
+        return self.gpu * max(1, self.settings.execution.gpus)
+
     def of(self, room: str, pattern: str) -> list[str]:
         """Files of an optional room, one for each shard where the pattern holds ``{shard}``; none without the room."""
         if room not in ROOMS:
@@ -272,7 +277,7 @@ def export(settings: Settings, lineage: Mapping[str, str]) -> None:
     path = os.environ.get("PATH", "")
     if path.split(os.pathsep)[0] != here:
         os.environ["PATH"] = os.pathsep.join([here, path])
-    execution = settings.execution.model_dump(mode="json", exclude={"threads"})
+    execution = settings.execution.model_dump(mode="json", exclude={"threads", "gpus"})
     execution["keep_denoised"] |= bool(settings.input.truth)
     os.environ["EMFLOW_EXECUTION"] = json.dumps(execution)
     os.environ["EMFLOW_LINEAGE"] = json.dumps(dict(lineage))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from emflow.device import prepare
 from emflow.em.pose_fit import FittedPoses
@@ -21,6 +23,7 @@ from emflow.io.particle_store import open_store
 from emflow.io.particles import Particles
 from emflow.io.record import Record, lineage_of
 from emflow.io.scratch import scratch_file
+from emflow.nn.ranks import Ranks, joined, launch, wanted
 from emflow.reconstruct import judge
 from emflow.reconstruct.agreement import compare, start_agreement
 from emflow.reconstruct.command_classes import classes, expand, subtract
@@ -169,48 +172,82 @@ def refine(
     previous
         Folder to keep what a later run goes on from when particles have been added; it need not exist.
     """
+    count = wanted(run)
+    if count > 1:
+        words = ["reconstruct", "refine", str(particles), str(start), str(out)]
+        words += ["--previous", str(previous)] if previous is not None else []
+        launch([*words, "--json", cfg.model_dump_json()], run, count)
+        return
     device = prepare(run)
-    inputs = [particles, start / "half1.mrc", start / "half2.mrc"]
-    with Record("reconstruct.refine", cfg, run, inputs=inputs) as record:
-        source = read_particles(particles)
-        if too_few(source):
-            write_empty(out, source, judge.too_few(len(source)))
-            return
-        images = image_set(source, device)
-        diameter = diameter_of(cfg, images.box, images.pixel_size_angstrom)
-        lineage = lineage_of("reconstruct.refine") or ""
-        key = hashlib.sha256(f"{_key(cfg, particles, source, start)} {lineage}".encode()).hexdigest()[:20]
-        kept = Kept(previous, key) if previous is not None else None
-        origin = find_origin(start, kept, source, images.half, cfg)
-        cfg = cfg.model_copy(update={"shift_fraction": reach_of(source, cfg)})
-        if origin.previous is not None:
-            cfg = cfg.model_copy(update={"global_iterations": 0})
-        begun = _Start(diameter, origin, independent_starts(origin.folder), start_lowpass(cfg, diameter))
-        announce_memory(refine_memory_bytes(images.box, len(images)), device, run)
-        beside = out / ".checkpoint" / "particles.store"
-        plane = images.plane(images.box / 2)
-        with (
-            scratch_file(beside, run.scratch, 4.0 * len(images) * len(plane)) as store_path,
-            open_store(store_path, source, images, plane) as store,
-        ):
-            refinement = Refinement(replace(images, spectra=store), diameter, cfg)
+    with joined(device) as ranks:
+        if not ranks.first:
+            run = run.model_copy(update={"record": None})
+        inputs = [particles, start / "half1.mrc", start / "half2.mrc"]
+        with Record("reconstruct.refine", cfg, run, inputs=inputs) as record:
+            source = read_particles(particles)
+            if too_few(source):
+                if ranks.first:
+                    write_empty(out, source, judge.too_few(len(source)))
+                return
+            record.notes = _refine(source, (particles, start, out, previous), cfg, (run, device, ranks))
+            cpu_s = ranks.total(time.process_time())
+            if ranks.count > 1:
+                record.notes |= {"ranks": ranks.count, "ranks_cpu_s": round(cpu_s, 3)}
+
+
+def _refine(
+    source: Particles,
+    paths: tuple[Path, Path, Path, Path | None],
+    cfg: ReconstructRefine,
+    job: tuple[Run, torch.device, Ranks],
+) -> dict[str, Any]:
+    """Refine as one of the processes, the first of which writes; return what to note of it."""
+    (particles, start, out, previous), (run, device, ranks) = paths, job
+    images = image_set(source, device)
+    diameter = diameter_of(cfg, images.box, images.pixel_size_angstrom)
+    lineage = lineage_of("reconstruct.refine") or ""
+    key = hashlib.sha256(f"{_key(cfg, particles, source, start)} {lineage}".encode()).hexdigest()[:20]
+    kept = Kept(previous, key) if previous is not None else None
+    origin = find_origin(start, kept, source, images.half, cfg)
+    cfg = cfg.model_copy(update={"shift_fraction": reach_of(source, cfg)})
+    if origin.previous is not None:
+        cfg = cfg.model_copy(update={"global_iterations": 0})
+    begun = _Start(diameter, origin, independent_starts(origin.folder), start_lowpass(cfg, diameter))
+    announce_memory(refine_memory_bytes(images.box, len(images)), device, run)
+    ranks.agree(f"{key} {origin.key}", "particles")
+    beside = out / ".checkpoint" / "particles.store"
+    plane = images.plane(images.box / 2)
+    # processes of one job share the store, which is one of them's on the scratch disk
+    scratch = run.scratch if ranks.count == 1 else None
+    with scratch_file(beside, scratch, 4.0 * len(images) * len(plane)) as store_path:
+        if ranks.first and ranks.count > 1:  # one makes the store, the others find it whole
+            with open_store(store_path, source, images, plane):
+                pass
+        ranks.agree("made", "store")
+        with open_store(store_path, source, images, plane) as store:
+            refinement = Refinement(replace(images, spectra=store), diameter, cfg, ranks)
             checkpoint = Checkpoint(out / ".checkpoint" / "state.safetensors", f"{key} {origin.key}")
             reached = checkpoint.load()
+            ranks.agree(str(reached is not None), "checkpoint")
             if reached is not None:
                 state = unpack(*reached, images)
             elif origin.previous is not None:
                 state = warm_state(refinement, origin.previous)
-                checkpoint.save(*pack(state))
+                if ranks.first:
+                    checkpoint.save(*pack(state))
             else:
                 volumes, voxel = read_halves(start)
                 state = start_state(refinement, volumes, voxel, begun.given_angstrom)
-            state = refinement.run(state, lambda reached: checkpoint.save(*pack(reached)))
-            _write_refined(source, refinement, state, begun, out)
+            state = refinement.run(refinement.as_first(state), lambda now: checkpoint.save(*pack(now)))
+            halves = [refinement.accumulate(half).solve() for half in state.halves]
+            if ranks.first:
+                _write_refined(source, refinement, state, begun, (halves[0], halves[1]), out)
+    if ranks.first:
         beside.unlink(missing_ok=True)
         if kept is not None:
             made = Made(key, lineage, len(source), origin.anew_particles)
             kept.keep({name: out / name for name in KEPT_FILES}, made)
-        record.notes = {"began": origin.why, "known_particles": begun.known}
+    return {"began": origin.why, "known_particles": begun.known}
 
 
 @dataclass(frozen=True)
@@ -247,11 +284,18 @@ class _Start:
         return ctf_reach(source, known), ctf_reach(source, ~known)
 
 
-def _write_refined(source: Particles, refinement: Refinement, state: State, start: _Start, out: Path) -> None:
+def _write_refined(
+    source: Particles,
+    refinement: Refinement,
+    state: State,
+    start: _Start,
+    halves: tuple[Tensor, Tensor],
+    out: Path,
+) -> None:
     """Write what a refinement came to."""
     images, cfg, diameter = refinement.images, refinement.cfg, start.diameter_angstrom
     voxel = images.pixel_size_angstrom
-    half1, half2 = (refinement.accumulate(half).solve() for half in state.halves)
+    half1, half2 = halves
     given = start.given_angstrom
     agreement = replace(compare(half1, half2, voxel, diameter, cfg.symmetry), given_angstrom=given)
     mask = particle_mask(0.5 * (half1 + half2), agreement)

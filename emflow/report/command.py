@@ -27,7 +27,7 @@ def report(results: Path, out: Path, /, *, run: Run = Run()) -> None:
     out
         Folder to write: index.html (opens from disk, needs nothing else) and summary.json.
     """
-    prepare(run)
+    prepare(run, gpu=False)
     with Record("report", StepConfig(), run, inputs=[results]):
         found = gather(results)
         summary = summarise(found)

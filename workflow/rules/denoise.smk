@@ -18,17 +18,17 @@ rule denoise_train:
         "<results>/records/denoise.train/all.json",
     conda:
         "../../envs/emflow.yaml"
-    threads: project.threads(8)
+    threads: project.threads(8 * max(1, project.gpus))
     resources:
-        gpu=project.gpu,
-        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        gpu=project.gpus,
+        mem_mb=lambda wildcards, attempt: 8000 * attempt * max(1, project.gpus),
         runtime=lambda wildcards, attempt: 480 * attempt,
     params:
         cfg=section("denoise.train"),
         folder=subpath(output[0], parent=True),
     shell:
         "emflow denoise train {input} {params.folder}"
-        " --json {params.cfg:q} --threads {threads} --record {log}"
+        " --json {params.cfg:q} --threads {threads} --gpus {resources.gpu} --record {log}"
 
 
 rule denoise_apply:

@@ -53,10 +53,10 @@ if "reconstruct.refine" not in project.frozen:
             "<results>/records/reconstruct.refine/all.json",
         conda:
             "../../envs/emflow.yaml"
-        threads: project.threads(16)
+        threads: project.threads(16 * max(1, project.gpus))
         resources:
-            gpu=project.gpu,
-            mem_mb=lambda wildcards, attempt: 32000 * attempt,
+            gpu=project.gpus,
+            mem_mb=lambda wildcards, attempt: 32000 * attempt * max(1, project.gpus),
             runtime=lambda wildcards, attempt: 1440 * attempt,
         params:
             cfg=section("reconstruct.refine"),
@@ -65,7 +65,7 @@ if "reconstruct.refine" not in project.frozen:
         shell:
             "emflow reconstruct refine {input.particles} {params.start} {params.folder}"
             " --previous {params.folder}/.previous"
-            " --json {params.cfg:q} --threads {threads} --record {log}"
+            " --json {params.cfg:q} --threads {threads} --gpus {resources.gpu} --record {log}"
 
 
 rule reconstruct_ctf:
