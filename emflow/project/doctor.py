@@ -93,11 +93,6 @@ def _device() -> Iterator[Finding]:
                 "ok",
                 f"cuda:{index} {facts.name}, {facts.total_memory / 1e9:.0f} GB, torch {torch.__version__}",
             )
-        if torch.cuda.device_count() > 1:
-            yield Finding(
-                "GPU slots", "warn", f"{torch.cuda.device_count()} GPUs", "profiles/local uses one at a time.",
-                f"Set gpu: {torch.cuda.device_count()} under resources in profiles/local/config.yaml.",
-            )  # fmt: skip
     elif driver:
         yield Finding(
             "device", "warn", f"GPU with its driver ({driver.splitlines()[0]}), but torch {torch.__version__} cannot use it",

@@ -1,0 +1,110 @@
+"""The whole chain through `snakemake --profile slurm` on a real SLURM, disturbed in every way that a day brings.
+
+One run, since each job costs: one job is cancelled, one killed, one hangs until its time is over; then Snakemake
+itself is killed with jobs queued. What comes out is compared with the undisturbed local run.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import signal
+import time
+from collections.abc import Callable
+
+import psutil
+import pytest
+
+
+def _wait(what: Callable[[], object], seconds: float = 600.0) -> object:
+    """Wait until something is true, and return it; SLURM is not asked more often than a person would."""
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, "did not happen"
+        time.sleep(0.3)
+    return found
+
+
+def _step(project, *words: str) -> psutil.Process | None:
+    """The running process of a step of this project."""
+    for process in psutil.process_iter():
+        try:
+            if process.cwd() == str(project.folder) and process.cmdline()[2:4] == list(words):
+                return process
+        except psutil.Error:
+            continue
+    return None
+
+
+@pytest.fixture(scope="module")
+def disturbed(project, cluster):
+    """The project after its disturbed run; what was said when Snakemake was dead and jobs were left."""
+    words = project.snakemake("--set-resources", "denoise_apply:runtime=1 if attempt == 1 else 60")
+    head = project.start(*words)
+    try:
+        _wait(lambda: _step(project, "denoise", "apply")).suspend()  # as on a file system that hangs
+        ctf = [f"rule_ctf_fit_wildcards_{shard}" for shard in ("00001", "00002")]
+        running = _wait(
+            lambda: [n for what, n in cluster.queued(project.folder, "RUNNING").items() if what in ctf]
+        )
+        cluster.ask("scancel", running[0])
+        _wait(lambda: _step(project, "pick", "apply")).kill()
+        rooms = ("ctf", "pick", "denoise")
+        _wait(lambda: all(len(list((project.results / room).glob("shard_*.star"))) == 2 for room in rooms))
+        # From here on jobs stay in the queue, until the partition is up again.
+        cluster.ask("scontrol", "update", "PartitionName=cpu", "State=DOWN")
+        queued = _wait(lambda: cluster.queued(project.folder, "PENDING"))
+        assert head.poll() is None, project.said(head)
+        head.send_signal(signal.SIGKILL)
+        head.wait()
+        refusals = [project.call("emflow", "unlock", code=2), project.call(*words, code=2)]
+    finally:
+        head.kill()
+        cluster.ask("scontrol", "update", "PartitionName=cpu", "State=UP")
+    _wait(lambda: not cluster.queued(project.folder))
+    unlocked = project.call("emflow", "unlock")
+    project.call(*words)
+    return queued, refusals, unlocked
+
+
+def test_the_results_are_those_of_an_undisturbed_local_run(disturbed, project, tiny):
+    assert project.digests() == tiny.digests()
+    assert "Nothing to be done" in project.call(*project.snakemake("--dry-run"))
+
+
+def test_each_disturbance_happened_and_its_job_was_tried_again(disturbed, project, cluster):
+    ended = {
+        (re.sub("_wildcards.*", "", job.what), job.state.split()[0]) for job in cluster.jobs(project.folder)
+    }
+    assert {state for what, state in ended if what == "rule_ctf_fit"} == {"CANCELLED", "COMPLETED"}
+    assert {state for what, state in ended if what == "rule_pick_apply"} == {"FAILED", "COMPLETED"}
+    assert {state for what, state in ended if what == "rule_denoise_apply"} == {"TIMEOUT", "COMPLETED"}
+
+
+def test_nothing_is_unlocked_while_jobs_of_a_dead_snakemake_are_queued(disturbed):
+    queued, (at_unlock, at_start), unlocked = disturbed
+    for what, number in queued.items():
+        assert f"{number} ({what.removeprefix('rule_').replace('_wildcards_', ' ')}, pending)" in at_unlock
+    assert "emflow unlock tiny" in at_start
+    assert unlocked == "Unlocked: tiny.\n"
+
+
+def test_what_ended_after_snakemake_died_is_kept(disturbed, project, cluster):
+    queued, _, _ = disturbed
+    jobs = [job.what for job in cluster.jobs(project.folder)]
+    assert {what: jobs.count(what) for what in queued} == dict.fromkeys(queued, 1)
+
+
+def test_gpu_jobs_run_one_at_a_time_on_the_one_gpu(disturbed, project, cluster):
+    jobs = sorted((job for job in cluster.jobs(project.folder) if job.gpus), key=lambda job: job.start)
+    assert len(jobs) > 3
+    pairs = list(itertools.pairwise(jobs))
+    assert all(second.start >= first.end for first, second in pairs)
+    assert any(second.submitted < first.end for first, second in pairs), "one was ready while another ran"
+
+
+def test_jobs_go_to_their_partition_and_ask_for_no_more_than_it_allows(disturbed, project, cluster):
+    jobs = cluster.jobs(project.folder)
+    assert all(job.partition == ("gpu" if job.gpus else "cpu") for job in jobs)
+    refinement = next(job for job in jobs if job.what == "rule_reconstruct_refine")
+    assert refinement.minutes == 12 * 60
