@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import re
-import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -40,10 +39,6 @@ def guess_site() -> Guess:
     EmflowError
         If there is no SLURM here, or it does not answer.
     """
-    if shutil.which("sinfo") is None:
-        raise EmflowError(
-            "no SLURM here (no command `sinfo`). Run on the cluster's login node, or use --profile profiles/local."
-        )
     rows = [line.split("|") for line in _ask("sinfo", "--noheader", "--exact", "--format=%P|%l|%c|%m|%G")]
     limits = _limits()
     found: dict[str, Partition] = {}
@@ -51,7 +46,7 @@ def guess_site() -> Guess:
     default = next((row[0][:-1] for row in rows if row[0].endswith("*")), None)
     for name, time, cores, memory, gres in rows:
         name = name.removesuffix("*")
-        gpus = [match.groups() for match in re.finditer(r"(?:^|,)gpu(?::([A-Za-z_][\w.]*))?:(\d+)", gres)]
+        gpus = re.findall(r"(?:^|,)gpu(?::([^:,]+))?:(\d+)", gres)
         types += [kind for kind, _ in gpus if kind and kind not in types]
         own = limits.get(name, {})
         node = Partition(
@@ -78,11 +73,14 @@ def guess_site() -> Guess:
 
 
 def partition_names() -> list[str]:
-    """Return the partitions of this cluster, hidden ones too; empty where SLURM does not answer."""
-    try:
-        return list(dict.fromkeys(_ask("sinfo", "--all", "--noheader", "--format=%R")))
-    except EmflowError:
-        return []
+    """Return the partitions of this cluster, hidden ones too.
+
+    Raises
+    ------
+    EmflowError
+        If there is no SLURM here, or it does not answer.
+    """
+    return list(dict.fromkeys(_ask("sinfo", "--all", "--noheader", "--format=%R")))
 
 
 def write_site(path: Path) -> str:
@@ -130,10 +128,11 @@ def _text(guess: Guess) -> str:
             value = getattr(guess.site, key)
             lines.append(f"# {key}:" if value is None else f"{key}: {_scalar(value)}")
     lines.append("partitions:")
+    types = [kind for kind in guess.gpu_types if "-" not in kind]  # the executor takes no hyphens
     for number, (name, part) in enumerate(guess.site.partitions.items()):
         lines += _partition(name, part, explained=number == 0)
-        if part.gpus and len(guess.gpu_types) > 1:
-            lines.append(f"    # gpu_type:  # one of {', '.join(guess.gpu_types)}; left out, any")
+        if part.gpus and len(types) > 1:
+            lines.append(f"    # gpu_type:  # one of {', '.join(types)}; left out, any")
     for name, part in guess.unused.items():
         lines += [f"  # {line[2:]}" for line in _partition(name, part, explained=False)]
     return "\n".join(lines) + "\n"
@@ -180,10 +179,16 @@ def _accounts() -> tuple[str | None, tuple[str, ...]]:
 def _ask(*command: str) -> list[str]:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise EmflowError(f"{command[0]} does not answer ({error}). Try again when SLURM answers.") from None
+    except FileNotFoundError:
+        raise EmflowError(
+            f"no SLURM here (no command `{command[0]}`). Run on a node that may submit jobs, or use --profile "
+            "profiles/local."
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise EmflowError(f"{command[0]} does not answer. Try again when SLURM answers.") from None
     if done.returncode != 0:
-        raise EmflowError(f"{command[0]} does not answer ({done.stderr.strip() or 'no message'}).")
+        said = done.stderr.strip().splitlines() or ["no message"]
+        raise EmflowError(f"{command[0]} does not answer ({said[-1]}). Try again when SLURM answers.")
     return [line.strip() for line in done.stdout.splitlines() if line.strip()]
 
 

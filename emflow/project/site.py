@@ -7,7 +7,6 @@ memory, time and threads than that partition allows.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,6 +22,9 @@ PLACES = (Path("site.yaml"), Path("~/.config/emflow/site.yaml"), Path("/etc/emfl
 _HANDED_ON = "EMFLOW_SITE"
 """Environment variable with the site (JSON): jobs see what the run began with, whatever is edited meanwhile."""
 
+_unanswered: list[str] = []
+"""Why SLURM could not be asked when the profile was read."""
+
 
 class Partition(StepConfig):
     """What one job may ask of a partition."""
@@ -36,7 +38,7 @@ class Partition(StepConfig):
     gpus: int = Field(0, ge=0)
     """GPUs of one node. GPU jobs go where this is set; other jobs where it is not, if there is such a partition."""
     gpu_type: str | None = Field(None, pattern=r"^[A-Za-z0-9_.]+$")
-    """GRES type to ask for (a100 of gpu:a100:4), where a partition has GPUs of several types."""
+    """GRES type to ask for (a100 of gpu:a100:4), where GPUs are of several types; without hyphens."""
 
 
 class Site(StepConfig):
@@ -110,37 +112,39 @@ def find_site() -> Path | None:
 def open_site() -> Site:
     """Return the site of this run, and hand it on to the Snakefile and the jobs; called by the SLURM profile.
 
-    Without a site file, SLURM is asked, and what it said is shown.
+    Without a site file, SLURM is asked, and what it said is shown. Where it does not answer, a plan can be made
+    all the same; a run is stopped by the Snakefile.
     """
     from emflow.project.guess import guess_site, in_words, partition_names
 
+    path = find_site()
     try:
-        path = find_site()
-        if path is not None:
-            site = load_site(path)
-            _check_names(site, path, partition_names())
-        elif shutil.which("sinfo") is None:  # a plan can be made all the same
-            site = Site()
-        else:
+        site = load_site(path) if path else Site()
+    except EmflowError as error:
+        _stop(str(error))
+    try:
+        if path is None:
             site = guess_site().site
             print(f"emflow: no site.yaml; {in_words(site)}. `emflow init` writes this down.", file=sys.stderr)
+        else:
+            _check_names(site, path, partition_names())
     except EmflowError as error:
-        _stop(error)
+        _unanswered.append(str(error))
     os.environ[_HANDED_ON] = site.model_dump_json()
     return site
 
 
 def _check_names(site: Site, path: Path, known: list[str]) -> None:
     for name in site.partitions:
-        wrong = [part for part in name.split(",") if known and part not in known]
+        wrong = [part for part in name.split(",") if part not in known]
         if wrong:
-            raise EmflowError(
+            _stop(
                 f"{path}: partitions.{name}: SLURM has no partition {wrong[0]} here. It has {', '.join(known)}."
             )
 
 
-def _stop(error: EmflowError) -> NoReturn:
-    print(f"emflow: {error}", file=sys.stderr)
+def _stop(message: str) -> NoReturn:
+    print(f"emflow: {message}", file=sys.stderr)
     raise SystemExit(2) from None
 
 
@@ -152,13 +156,8 @@ def fit_to_site(workflow: Any) -> None:
     handed = os.environ.get(_HANDED_ON)
     if handed is None:
         return
-    if workflow.is_main_process and not workflow.output_settings.dryrun and shutil.which("sbatch") is None:
-        _stop(
-            EmflowError(
-                "no SLURM here (no command `sbatch`): run on a node that may submit jobs, or use --profile "
-                "profiles/local. A dry run (-n) works without."
-            )
-        )
+    if _unanswered and workflow.is_main_process and not workflow.output_settings.dryrun:
+        _stop(_unanswered[0])
     site = Site.model_validate_json(handed)
     for rule in workflow.rules:
         _fit(rule.resources, site)
@@ -203,7 +202,9 @@ def _fit(resources: Any, site: Site) -> None:
         if name in asked:
             resources[name] = at_most(name, limit)
     resources["slurm_partition"] = partition
-    resources.setdefault("gpu_model", gpu_model)
+    if "gpu" in asked:
+        resources.setdefault("gpu_model", gpu_model)
+        resources.setdefault("nodes", 1)  # several GPUs of one job are of one node
     if site.scratch:
         scratch = site.scratch
         resources["tmpdir"] = lambda wildcards: os.path.expandvars(scratch)  # on the node that runs the job

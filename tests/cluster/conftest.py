@@ -6,7 +6,7 @@ import importlib.util
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,10 +113,22 @@ class OnSlurm(Workspace):
 
 
 @pytest.fixture(scope="session")
-def project(tiny: Workspace, tmp_path_factory: pytest.TempPathFactory) -> OnSlurm:
-    """A project with the input of the finished local run, a site file, and nothing done yet."""
-    workspace = OnSlurm(tmp_path_factory.mktemp("on-slurm") / "work", tiny.config)
-    inputs = Path("results") / "tiny-input"
-    shutil.copytree(tiny.folder / inputs, workspace.folder / inputs)  # with their times, which identify them
-    (workspace.folder / "site.yaml").write_text(yaml.safe_dump(SITE, sort_keys=False))
-    return workspace
+def new_project(tiny: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], OnSlurm]:
+    """Make a project with the input of the finished local run, a site file, and nothing done yet."""
+
+    def make() -> OnSlurm:
+        workspace = OnSlurm(tmp_path_factory.mktemp("on-slurm") / "work", tiny.config)
+        inputs = Path("results") / "tiny-input"
+        shutil.copytree(
+            tiny.folder / inputs, workspace.folder / inputs
+        )  # with their times, which identify them
+        (workspace.folder / "site.yaml").write_text(yaml.safe_dump(SITE, sort_keys=False))
+        return workspace
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def project(new_project: Callable[[], OnSlurm]) -> OnSlurm:
+    """The project that the tests of a file share."""
+    return new_project()

@@ -15,6 +15,8 @@ from collections.abc import Callable
 import psutil
 import pytest
 
+from emflow.project.site import load_site
+
 
 def _wait(what: Callable[[], object], seconds: float = 600.0) -> object:
     """Wait until something is true, and return it; SLURM is not asked more often than a person would."""
@@ -108,3 +110,27 @@ def test_jobs_go_to_their_partition_and_ask_for_no_more_than_it_allows(disturbed
     assert all(job.partition == ("gpu" if job.gpus else "cpu") for job in jobs)
     refinement = next(job for job in jobs if job.what == "rule_reconstruct_refine")
     assert refinement.minutes == 12 * 60
+
+
+def test_a_preempted_job_is_queued_again_and_uses_up_no_attempt(cluster, new_project):
+    project = new_project()
+    head = project.start(*project.snakemake("--until", "session_check"))
+    _wait(lambda: cluster.queued(project.folder, "RUNNING"))
+    urgent = ("--partition=urgent", "--cpus-per-task=4", "--mem=100", "--time=1", "--output=urgent.txt")
+    cluster.ask("sbatch", "--account=mylab", f"--chdir={project.folder}", *urgent, "--wrap=true")
+    said = project.said(head)
+    assert head.returncode == 0, said
+    assert "Trying to restart" not in said
+    states = [job.state for job in cluster.jobs(project.folder) if job.what.startswith("rule_session_check")]
+    assert "PREEMPTED" in states
+    assert states.count("COMPLETED") == 2
+
+
+def test_init_describes_the_cluster_it_finds(cluster, project, tmp_path):
+    workspace = type(project)(tmp_path / "work", project.config)
+    assert "account mylab" in workspace.call("emflow", "init")
+    site = load_site(workspace.folder / "site.yaml")
+    assert site.account == "mylab"
+    assert list(site.partitions) == ["cpu", "gpu"], "a partition for an hour at most is not used"
+    gpu = site.partitions["gpu"]
+    assert (gpu.max_hours, gpu.max_memory_gb, gpu.gpus) == (12, 24, 1)

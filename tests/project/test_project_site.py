@@ -21,8 +21,8 @@ batch*|2-00:00:00|48|190000|(null)
 batch*|2-00:00:00|64|500000|(null)
 long|30-00:00:00|48|190000|(null)
 gpu|1-12:00:00|64|500000|gpu:a100:4(S:0-1)
-gpu|1-12:00:00|32|250000|gpu:v100:2(S:0)
-gpu-long|infinite|64|500000|gpu:a100:4(S:0-1),nvme:1
+gpu|1-12:00:00|32|250000|gpu:tesla_v100-sxm2:2(S:0)
+gpu-long|infinite|64|500000|nvme:1,gpu:a100:4(S:0-1)
 gpu-test|30:00|64|500000|gpu:2
 """
 SCONTROL = """\
@@ -60,7 +60,7 @@ def test_slurm_is_asked_for_partitions_limits_gpus_and_the_account(cluster):
     assert (batch.max_hours, batch.max_memory_gb, batch.max_threads, batch.gpus) == (48, 500, 64, 0)
     assert (gpu.max_hours, gpu.max_memory_gb, gpu.max_threads, gpu.gpus) == (36, 120, 16, 4)
     assert (long.max_hours, long.gpus) == (None, 4)
-    assert guess.gpu_types == ("a100", "v100")
+    assert guess.gpu_types == ("a100", "tesla_v100-sxm2")
 
 
 def test_init_writes_what_can_be_read_again_and_never_overwrites_it(cluster, capsys):
@@ -104,13 +104,27 @@ def test_a_mistake_names_file_and_key(tmp_path, text, said):
         load_site(path)
 
 
-def test_a_partition_that_slurm_lacks_stops_before_any_job(cluster, capsys):
+def test_a_partition_that_slurm_lacks_stops_before_any_job(cluster, monkeypatch, capsys):
     cluster("sinfo", "batch\ngpu\n")
     Path("site.yaml").write_text("partitions: {gpus: {gpus: 1}}")
+    monkeypatch.setenv("EMFLOW_SITE", "")
     with pytest.raises(SystemExit) as stop:
         site_module.open_site()
     assert stop.value.code == 2
     assert "partitions.gpus: SLURM has no partition gpus here. It has batch, gpu." in capsys.readouterr().err
+
+
+def test_where_slurm_does_not_answer_a_plan_can_be_made_but_no_run(cluster, monkeypatch, capsys):
+    (Path("bin") / "sinfo").write_text("#!/bin/sh\necho 'sinfo: error: down' >&2\nexit 1\n")
+    monkeypatch.setattr(site_module, "_unanswered", [])
+    monkeypatch.setenv("EMFLOW_SITE", "")
+    assert site_module.open_site() == Site()
+    workflow = SimpleNamespace(is_main_process=True, rules=[], output_settings=SimpleNamespace(dryrun=True))
+    fit_to_site(workflow)
+    workflow.output_settings.dryrun = False
+    with pytest.raises(SystemExit):
+        fit_to_site(workflow)
+    assert "sinfo does not answer (sinfo: error: down)" in capsys.readouterr().err
 
 
 SITE = Site.model_validate(
@@ -151,7 +165,7 @@ def _asks(site: Site, monkeypatch, attempt: int = 1, **asked: object) -> dict[st
         ({"mem_mb": 2000}, 2, {"slurm_partition": "big", "runtime": 200}),
         ({"mem_mb": 600_000}, 1, {"slurm_partition": "big", "mem_mb": 500_000}),
         ({"mem_mb": 2000, "_cores": 16}, 1, {"slurm_partition": "short", "_cores": 8}),
-        ({"gpu": 1}, 1, {"slurm_partition": "gpu", "gpu": 1}),
+        ({"gpu": 1}, 1, {"slurm_partition": "gpu", "gpu": 1, "nodes": 1}),
         ({"gpu": 2}, 1, {"slurm_partition": "gpu-long", "gpu": 2, "gpu_model": "a100"}),
         ({"gpu": 8}, 1, {"slurm_partition": "gpu-long", "gpu": 2}),
         ({"gpu": 1}, 8, {"slurm_partition": "gpu-long", "runtime": 800}),
