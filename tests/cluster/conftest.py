@@ -29,6 +29,7 @@ Workspace = _project.Workspace
 
 SITE = {
     "account": "mylab",
+    "extra": "--priority=1000",
     "partitions": {
         "cpu": {"max_hours": 24, "max_memory_gb": 40, "max_threads": 4},
         "gpu": {"max_hours": 12, "max_memory_gb": 24, "max_threads": 4, "gpus": 1},
@@ -49,23 +50,30 @@ class Job:
     gpus: bool
     what: str
     minutes: int
+    priority: int
 
 
 class Cluster:
     """What the tests ask of SLURM and do to it."""
 
     def ask(self, *words: str) -> list[str]:
+        """Run a command of SLURM's; return the lines that it prints."""
         done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
         return done.stdout.splitlines()
 
+    def let_start(self, may: bool) -> None:
+        """Let no queued job start, until they may again."""
+        for partition in SITE["partitions"]:
+            self.ask("scontrol", "update", f"PartitionName={partition}", f"State={'UP' if may else 'DOWN'}")
+
     def jobs(self, folder: Path) -> list[Job]:
         """All jobs, ended or not, that were submitted from a folder; those tried again count twice."""
-        columns = "JobID,State,Start,End,Submit,Partition,ReqTRES,Comment,TimelimitRaw,WorkDir"
+        columns = "JobID,State,Start,End,Submit,Partition,ReqTRES,Comment,TimelimitRaw,Priority,WorkDir"
         rows = (line.split("|") for line in self.ask("sacct", "-XnPD", "--units=M", f"--format={columns}"))
         return [
-            Job(*row[:6], gpus="gres/gpu" in row[6], what=row[7], minutes=int(row[8] or 0))
+            Job(*row[:6], "gres/gpu" in row[6], row[7], int(row[8] or 0), int(row[9] or 0))
             for row in rows
-            if row[9] == str(folder)
+            if row[10] == str(folder)
         ]
 
     def queued(self, folder: Path, state: str = "") -> dict[str, str]:
@@ -122,7 +130,8 @@ def new_project(tiny: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Ca
         shutil.copytree(
             tiny.folder / inputs, workspace.folder / inputs
         )  # with their times, which identify them
-        (workspace.folder / "site.yaml").write_text(yaml.safe_dump(SITE, sort_keys=False))
+        site = {**SITE, "scratch": str(workspace.folder / "scratch")}
+        (workspace.folder / "site.yaml").write_text(yaml.safe_dump(site, sort_keys=False))
         return workspace
 
     return make

@@ -10,6 +10,7 @@ import itertools
 import re
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import psutil
@@ -18,12 +19,12 @@ import pytest
 from emflow.project.site import load_site
 
 
-def _wait(what: Callable[[], object], seconds: float = 600.0) -> object:
+def _wait(what: Callable[[], object], seconds: float = 1800.0) -> object:
     """Wait until something is true, and return it; SLURM is not asked more often than a person would."""
     deadline = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < deadline, "did not happen"
-        time.sleep(0.3)
+        time.sleep(0.5)
     return found
 
 
@@ -38,23 +39,49 @@ def _step(project, *words: str) -> psutil.Process | None:
     return None
 
 
+def _hang(project, cluster) -> bool:
+    """Let a step stand still, as on a file system that hangs, if one is there."""
+    step = _step(project, "denoise", "apply")
+    if step:
+        step.suspend()
+    return step is not None
+
+
+def _kill(project, cluster) -> bool:
+    """Kill a step, if one is there."""
+    step = _step(project, "pick", "apply")
+    if step:
+        step.kill()
+    return step is not None
+
+
+def _cancel(project, cluster) -> bool:
+    """Cancel a job, if one is there."""
+    jobs = [
+        number for what, number in cluster.queued(project.folder).items() if what.startswith("rule_ctf_fit")
+    ]
+    if jobs:
+        cluster.ask("scancel", jobs[0])
+    return bool(jobs)
+
+
+def _completed(cluster, project) -> Counter[str]:
+    """How many jobs of each rule have ended well."""
+    jobs = cluster.jobs(project.folder)
+    return Counter(re.sub("_wildcards.*", "", job.what) for job in jobs if job.state == "COMPLETED")
+
+
 @pytest.fixture(scope="module")
 def disturbed(project, cluster):
     """The project after its disturbed run; what was said when Snakemake was dead and jobs were left."""
     words = project.snakemake("--set-resources", "denoise_apply:runtime=1 if attempt == 1 else 60")
     head = project.start(*words)
     try:
-        _wait(lambda: _step(project, "denoise", "apply")).suspend()  # as on a file system that hangs
-        ctf = [f"rule_ctf_fit_wildcards_{shard}" for shard in ("00001", "00002")]
-        running = _wait(
-            lambda: [n for what, n in cluster.queued(project.folder, "RUNNING").items() if what in ctf]
-        )
-        cluster.ask("scancel", running[0])
-        _wait(lambda: _step(project, "pick", "apply")).kill()
-        rooms = ("ctf", "pick", "denoise")
-        _wait(lambda: all(len(list((project.results / room).glob("shard_*.star"))) == 2 for room in rooms))
-        # From here on jobs stay in the queue, until the partition is up again.
-        cluster.ask("scontrol", "update", "PartitionName=cpu", "State=DOWN")
+        left = {_hang, _kill, _cancel}
+        _wait(lambda: left.difference_update({act for act in left if act(project, cluster)}) or not left)
+        shards = Counter(rule_ctf_fit=2, rule_pick_apply=2, rule_denoise_apply=2)
+        _wait(lambda: shards <= _completed(cluster, project))
+        cluster.let_start(False)
         queued = _wait(lambda: cluster.queued(project.folder, "PENDING"))
         assert head.poll() is None, project.said(head)
         head.send_signal(signal.SIGKILL)
@@ -62,7 +89,7 @@ def disturbed(project, cluster):
         refusals = [project.call("emflow", "unlock", code=2), project.call(*words, code=2)]
     finally:
         head.kill()
-        cluster.ask("scontrol", "update", "PartitionName=cpu", "State=UP")
+        cluster.let_start(True)
     _wait(lambda: not cluster.queued(project.folder))
     unlocked = project.call("emflow", "unlock")
     project.call(*words)
@@ -110,6 +137,8 @@ def test_jobs_go_to_their_partition_and_ask_for_no_more_than_it_allows(disturbed
     assert all(job.partition == ("gpu" if job.gpus else "cpu") for job in jobs)
     refinement = next(job for job in jobs if job.what == "rule_reconstruct_refine")
     assert refinement.minutes == 12 * 60
+    assert {job.priority for job in jobs} == {1000}, "the site's further arguments of sbatch"
+    assert (project.folder / "scratch").is_dir(), "the site's folder for temporary files"
 
 
 def test_a_preempted_job_is_queued_again_and_uses_up_no_attempt(cluster, new_project):
