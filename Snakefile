@@ -7,6 +7,7 @@
 from snakemake.utils import min_version
 
 from emflow.project.chain import open_chain
+from emflow.project.site import fit_to_site
 
 min_version("9.27")
 
@@ -37,3 +38,6 @@ onstart:
 for room in project.rooms:
 
     include: f"workflow/rules/{room}.smk"
+
+
+fit_to_site(workflow)

@@ -153,7 +153,7 @@ def validate(content: Mapping[str, Any]) -> Settings:
     content = _merge({}, content)
     rooms = {step.split(".")[0] for step in models}
     _known(content, [*Settings.model_fields.keys() - {"steps"}, *sorted(rooms)], "")
-    sample = _build(Sample, content.get("sample"), "sample")
+    sample = build(Sample, content.get("sample"), "sample")
     steps: dict[str, StepConfig] = {}
     for room in sorted(rooms):
         section = content.get(room) or {}
@@ -167,16 +167,16 @@ def validate(content: Mapping[str, Any]) -> Settings:
             if key in Sample.model_fields and key in model.model_fields:
                 raise EmflowError(f"{step}.{key}: this fact stands once, in sample.{key}; move it there.")
         facts = {name: getattr(sample, name) for name in sample_fields(model)}
-        steps[step] = _build(model, own, step, facts, list(own_fields(model)))
+        steps[step] = build(model, own, step, facts, list(own_fields(model)))
     whole = {
         "project": content.get("project", Settings.model_fields["project"].default),
-        "input": _build(Input, content.get("input"), "input"),
+        "input": build(Input, content.get("input"), "input"),
         "sample": sample,
-        "execution": _build(Execution, content.get("execution"), "execution"),
-        "increments": _build(Increments, content.get("increments"), "increments"),
+        "execution": build(Execution, content.get("execution"), "execution"),
+        "increments": build(Increments, content.get("increments"), "increments"),
         "steps": steps,
     }
-    return _build(Settings, whole, "")
+    return build(Settings, whole, "")
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,13 +213,20 @@ def _paths() -> list[str]:
     return paths + [f"{step}.{name}" for step, model in step_models().items() for name in own_fields(model)]
 
 
-def _build(
+def build(
     model: type[Model],
     content: Any,
     prefix: str,
     facts: Mapping[str, Any] | None = None,
     allowed: list[str] | None = None,
 ) -> Model:
+    """Build a settings model from what a file holds; ``prefix`` is where it stands there.
+
+    Raises
+    ------
+    EmflowError
+        Naming the key, the value, what is allowed, and the nearest right key.
+    """
     values = {} if content is None else content
     if not isinstance(values, Mapping):
         raise EmflowError(f"{prefix}: expected keys and values, found {values!r}.")

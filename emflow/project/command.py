@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import yaml
@@ -9,21 +10,36 @@ import yaml
 from emflow.step import EmflowError
 
 
-def init(micrographs: str, out: Path = Path("emflow.yaml"), /, *, project: str | None = None) -> None:
-    """Write a commented configuration for a folder of micrographs.
+def init(
+    micrographs: str | None = None, out: Path = Path("emflow.yaml"), /, *, project: str | None = None
+) -> None:
+    """Write a commented configuration for a folder of micrographs, and site.yaml on a cluster.
+
+    Where there is SLURM and no site file yet, site.yaml is written from what SLURM says of itself: partitions,
+    their limits and GPUs, your account. Neither file is ever overwritten.
 
     Parameters
     ----------
     micrographs
-        Folder, glob (in quotes) or list of micrographs.
+        Folder, glob (in quotes) or list of micrographs; without it, only site.yaml is written.
     out
-        Configuration to write; never overwritten.
+        Configuration to write.
     project
         Name of the project; by default the folder's.
     """
+    from emflow.project.guess import write_site
+    from emflow.project.site import PLACES, find_site
     from emflow.project.start import write_configuration
 
-    print(write_configuration(micrographs, out, project))
+    if micrographs is not None:
+        print(write_configuration(micrographs, out, project))
+    known = find_site()
+    if known is None and (micrographs is None or shutil.which("sinfo")):
+        print(write_site(PLACES[0]))
+    elif micrographs is None:
+        raise EmflowError(
+            f"{known} describes this cluster already and is not overwritten; remove it for a new guess."
+        )
 
 
 def plan(

@@ -16,6 +16,7 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from emflow.config import GENERAL, Input, Settings, step_models
+from emflow.project.site import Partition, Site
 from emflow.step import StepConfig, own_fields, sample_fields
 
 START, END = "<!-- settings -->", "<!-- /settings -->"
@@ -145,6 +146,12 @@ def general_tables() -> str:
     return "\n\n".join(blocks)
 
 
+def site_tables() -> str:
+    """Return what a site file may hold, for docs/cluster.md."""
+    partition = ["Each of `partitions`:", "", *table(Partition.model_fields)]
+    return "\n".join([*table(Site.model_fields), "", *partition])
+
+
 def between_marks(text: str, tables: str, page: Path) -> str:
     """Put tables between the two marks of a page."""
     if text.count(START) != 1 or text.count(END) != 1:
@@ -161,6 +168,7 @@ def generated(root: Path) -> dict[Path, str]:
     }
     pages = {room: room_tables(room) for room in {step.split(".")[0] for step in step_models()}}
     pages["configuration"] = general_tables()
+    pages["cluster"] = site_tables()
     for name, tables in sorted(pages.items()):
         page = root / "docs" / f"{name}.md"
         if page.exists():

@@ -114,11 +114,13 @@ def test_nothing_is_unlocked_while_a_step_still_writes(project, tmp_path):
 def test_nothing_is_unlocked_while_jobs_are_queued(project, tmp_path, monkeypatch):
     path = _left_by_a_killed_run()
     squeue = tmp_path / "squeue"
-    squeue.write_text(f"#!/bin/sh\necho '41|{tmp_path}'\necho '42|/elsewhere'\n")
+    squeue.write_text(
+        f"#!/bin/sh\necho '41|RUNNING|rule_ctf_fit_wildcards_00002|{tmp_path}'\necho '42|PENDING|rule_x|/elsewhere'\n"
+    )
     squeue.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    assert queued_jobs() == ["41"]
-    with pytest.raises(EmflowError, match="scancel 41"):
+    assert queued_jobs() == {"41": "ctf_fit 00002, running"}
+    with pytest.raises(EmflowError, match=r"41 \(ctf_fit 00002, running\).*scancel 41"):
         unlock_project("demo")
     assert path.exists()
     squeue.write_text("#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact' >&2\nexit 1\n")
