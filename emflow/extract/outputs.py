@@ -116,6 +116,11 @@ class Shard:
         return cut.images.cpu().numpy(), {"kept": kept, "outside": cut.outside, "flat": cut.flat}
 
 
+def _sound(result: dict[str, Any]) -> bool:
+    """Whether a result is good for ever; what was set aside is tried again."""
+    return "set_aside" not in result
+
+
 def extract_shard(shard: Shard, out: Path) -> dict[str, int]:
     """Cut a shard's particles into ``out`` with the suffix .mrcs, then write the table ``out``.
 
@@ -134,9 +139,10 @@ def extract_shard(shard: Shard, out: Path) -> dict[str, int]:
     shape = next(iter(shard.boxes.values()))
     stack = GrowingStack(out.with_suffix(".mrcs"), shape.size_px, shape.pixel_size_angstrom)
     keys = [shard.key(row) for row in range(len(shard.micrographs))]
-    results = stack.resume(keys, keep=lambda result: "set_aside" not in result)  # those are tried again
+    results = stack.resume(keys, keep=_sound)
     for row in range(len(results), len(keys)):
-        images, result = shard.cut(row)
+        spare = stack.spare(keys[row])
+        images, result = spare if spare is not None and _sound(spare[1]) else shard.cut(row)
         stack.append(keys[row], images, result)
         results.append(result)
     stack.finish()
