@@ -198,11 +198,12 @@ def _from_json(text: str, words: Sequence[str]) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise EmflowError("--json: expected one step's settings, as an object.")
     settings.pop("restart", None)
-    if "version" in settings:
-        room, verb = words
+    version, room = settings.pop("version", None), words[0]
+    if version is not None and room in COMMANDS:
+        verb = words[1]
         model = importlib.import_module(f"emflow.{room}.config").STEPS[verb.replace("-", "_")]
         # for this process, which is one job: what an older version made of this shard is still good
-        model.version = int(settings.pop("version"))
+        model.version = int(version)
     return settings
 
 

@@ -131,6 +131,11 @@ def _attempt(shard: Shard, row: int, key: str, attempts: Attempts) -> tuple[np.n
         return shard.cut(row)
 
 
+def _sound(result: dict[str, Any]) -> bool:
+    """Whether a result is good for ever; what was set aside is tried again."""
+    return "set_aside" not in result
+
+
 def extract_shard(shard: Shard, out: Path) -> dict[str, int]:
     """Cut a shard's particles into ``out`` with the suffix .mrcs, then write the table ``out``.
 
@@ -149,10 +154,13 @@ def extract_shard(shard: Shard, out: Path) -> dict[str, int]:
     shape = next(iter(shard.boxes.values()))
     stack = GrowingStack(out.with_suffix(".mrcs"), shape.size_px, shape.pixel_size_angstrom)
     keys = [shard.key(row) for row in range(len(shard.micrographs))]
-    results = stack.resume(keys, keep=lambda result: "set_aside" not in result)  # those are tried again
+    results = stack.resume(keys, keep=_sound)
     attempts = Attempts(out.with_name(f".{out.stem}.journal"), shard.limit_minutes)
     for row in range(len(results), len(keys)):
-        images, result = _attempt(shard, row, keys[row], attempts)
+        spare = stack.spare(keys[row])
+        images, result = (
+            spare if spare is not None and _sound(spare[1]) else _attempt(shard, row, keys[row], attempts)
+        )
         stack.append(keys[row], images, result)
         results.append(result)
     stack.finish()
