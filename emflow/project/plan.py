@@ -137,7 +137,9 @@ def changed_settings(old: Iterable[str], new: Iterable[str]) -> str:
             changed.append(
                 f"this version of emflow does the step differently (step version {before.get(key)} → {now.get(key)})"
             )
-        else:
+        elif key == "reader":
+            changed.append("picking looks at its images with other settings")
+        elif key != "free":  # changes with picking's own settings
             changed.append(f"{key} {_value(before, key)} → {_value(now, key)}")
     return "changed: " + (", ".join(changed) or "its parameters")
 
