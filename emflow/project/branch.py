@@ -136,6 +136,12 @@ def _results(parent: Path) -> Iterator[tuple[Path, Path]]:
     for where, folders, names in os.walk(parent):
         here = Path(where).relative_to(parent)
         folders[:] = [f for f in folders if f != ".checkpoint" and (here / f) != Path("report")]
+        for name in folders:
+            if (parent / here / name).is_symlink():
+                raise EmflowError(
+                    f"{parent / here / name}: a link to another folder. What a branch wrote there, its parent would "
+                    "see: bring the folder back, or copy the project by hand."
+                )
         for name in names:
             disposable = name.endswith(".store") or ".partial" in name or ".growing" in name
             if disposable or name == ".lock" or (name.startswith(".checkpoint")):

@@ -11,7 +11,7 @@ from pathlib import Path
 from emflow.config import Settings, load_settings
 from emflow.io.freed import free_images
 from emflow.project.chain import Chain, stored_shards
-from emflow.project.lock import holder, is_held
+from emflow.project.lock import hold, holder, is_held
 from emflow.project.unlock import queued_jobs, running_steps
 from emflow.step import EmflowError
 
@@ -85,6 +85,7 @@ def remove(project: str, found: Iterable[Waste]) -> int:
     """
     folder = Path("results") / project
     _require_idle(project, folder)
+    hold(folder)
     given = 0
     for waste in found:
         for path in waste.paths:

@@ -15,7 +15,11 @@ def require_space(workflow: Any) -> None:
     A run is stopped where even the least that it can come to is more than what is free: a guessed number of
     particles counts a third. Where only the figure itself is more, it is warned of.
     """
-    found = estimate(workflow)
+    try:
+        found = estimate(workflow)
+    except (OSError, ValueError, TypeError, KeyError) as error:  # a damaged record stops no run
+        print(f"emflow: the room that this run takes cannot be reckoned ({error}).", file=sys.stderr)
+        return
     said = shortage(found)
     if not said:
         return

@@ -139,7 +139,9 @@ def changed_settings(old: Iterable[str], new: Iterable[str]) -> str:
             )
         elif key == "restart":
             changed.append("a restart was asked for")
-        else:
+        elif key == "reader":
+            changed.append("picking looks at its images with other settings")
+        elif key != "free":  # changes with picking's own settings
             changed.append(f"{key} {_value(before, key)} → {_value(now, key)}")
     return "changed: " + (", ".join(changed) or "its parameters")
 

@@ -122,6 +122,16 @@ def other_model(folder: Path, widths: tuple[int, ...] = (4, 6)) -> Path:
     return folder / "other.safetensors"
 
 
+def test_only_examples_are_denoised_where_few_are_asked_for(session: Path, tmp_path: Path) -> None:
+    out = tmp_path / "shown" / "micrographs.star"
+    for count in (2, 1):
+        command.apply(session, out, examples=count)
+        table = read_star(out)["micrographs"]
+        names = sorted(Path(name) for name in table["emflowDenoisedName"])
+        assert len(names) == count
+        assert sorted((tmp_path / "shown" / "images").glob("*")) == names, "those of others are removed"
+
+
 def test_wrong_models_are_refused(session: Path, tmp_path: Path) -> None:
     def refusal() -> str:
         with pytest.raises(EmflowError) as error:

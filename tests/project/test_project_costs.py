@@ -13,7 +13,7 @@ import pytest
 from emflow.config import load_settings
 from emflow.io.mrc import write_mrc
 from emflow.project import costs, disk
-from emflow.project.branch import Rename
+from emflow.project.branch import Rename, make_branch
 from emflow.project.command_runs import diff
 from emflow.project.costs import Cost, Costs, total
 from emflow.project.diff import compare, in_words
@@ -174,6 +174,15 @@ def test_a_run_that_cannot_fit_stops_and_one_that_may_not_is_warned_of(
     assert bool(said) == bool(says)
 
 
+def test_an_estimate_that_fails_is_said_and_stops_no_run(monkeypatch, capsys):
+    def fail(workflow: object) -> Estimate:
+        raise ValueError("a record says nonsense")
+
+    monkeypatch.setattr(disk, "estimate", fail)
+    disk.require_space(None)
+    assert "a record says nonsense" in capsys.readouterr().err
+
+
 def test_the_figures_name_their_source_and_their_range():
     said = in_figures(_estimate(2e12, 1e12, counted=False))
     assert "shipped figures, ×÷2.0" in said
@@ -269,3 +278,27 @@ def test_maps_are_compared_in_one_frame_and_a_turn_is_said(tmp_path):
     linked.mkdir(parents=True)
     os.link(a / "reconstruct" / "refine" / "half1.mrc", linked / "half1.mrc")
     assert compare_maps(a, tmp_path / "linked", "C1") == "The refined maps are the same files."
+
+
+def test_a_branch_is_refused_where_a_folder_is_a_link(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parent = tmp_path / "results" / "a"
+    parent.mkdir(parents=True)
+    (parent / "settings.yaml").write_text("project: a\n")
+    (tmp_path / "elsewhere").mkdir()
+    (parent / "extract").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(EmflowError, match="a link to another folder"):
+        make_branch("a", "b")
+    assert not (tmp_path / "b.yaml").exists()
+    assert not (tmp_path / "results" / "b").exists()
+    (parent / "extract").unlink()
+    (parent / "stack.mrcs").write_bytes(b"images")
+    (parent / ".stack.journal").write_text("{}\n")
+    made = make_branch("a", "b", ["ctf={fit: {patch_size: 256}}", "execution.threads=2"])
+    assert (made.linked, made.written) == (1, 1)
+    settings = load_settings("b.yaml")
+    assert settings.project == "b"
+    assert settings.execution.threads == 2
+    assert settings.params("ctf.fit") != load_settings({}).params("ctf.fit")
+    with pytest.raises(EmflowError, match="expected KEY=VALUE"):
+        make_branch("a", "c", ["threads"])
