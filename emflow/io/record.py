@@ -16,7 +16,7 @@ from typing import Any
 
 import emflow
 from emflow.io.atomic import write_text
-from emflow.step import Run, StepConfig
+from emflow.step import EmflowError, Run, StepConfig
 
 _LIBRARIES = ("torch", "numpy", "scipy", "pandas", "pydantic", "snakemake", "mrcfile", "tifffile")
 
@@ -127,6 +127,22 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read a JSON file that a step wrote.
+
+    Raises
+    ------
+    EmflowError
+        If it is missing, or is no JSON: cut short.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise EmflowError(f"{path}: cannot be read ({error.strerror}).") from None
+    except ValueError as error:
+        raise EmflowError(f"{path}: not valid JSON ({error}). It was cut short or damaged.") from None
 
 
 def write_metrics(path: str | os.PathLike[str], metrics: dict[str, float | int | None]) -> None:
