@@ -48,9 +48,13 @@ class Attempts:
             self._count(entry, "the process died")
         self._working.unlink(missing_ok=True)
 
+    def deaths(self, identity: str, key: str) -> int:
+        """How often the process died while it worked on an image under this key."""
+        return len(self._causes(identity, key))
+
     def given_up(self, identity: str, key: str) -> str | None:
         """Why an image is not tried any more under this key; None for one that is."""
-        causes = [e["cause"] for e in self._entries if (e["id"], e["key"]) == (identity, key)]
+        causes = self._causes(identity, key)
         if len(causes) < MOST:
             return None
         return f"{causes[-1]} {'twice' if len(causes) == 2 else f'{len(causes)} times'} while working on it"
@@ -66,12 +70,12 @@ class Attempts:
         """
         entry = {"id": identity, "key": key, "name": name}
         leave.half_written.add(self._working)  # told to stop: no death of the image
-        with write_errors(self._working):
-            self._working.parent.mkdir(parents=True, exist_ok=True)
-            self._working.write_text(json.dumps(entry) + "\n", encoding="utf-8")
-        # a thread of its own in C: it ends the process also where the image is stuck in a library
-        faulthandler.dump_traceback_later(self._limit_s, exit=True, file=2)
         try:
+            with write_errors(self._working):
+                self._working.parent.mkdir(parents=True, exist_ok=True)
+                self._working.write_text(json.dumps(entry) + "\n", encoding="utf-8")
+            # a thread of its own in C: it ends the process also where the image is stuck in a library
+            faulthandler.dump_traceback_later(self._limit_s, exit=True, file=2)
             yield
         except (EmflowError, OSError):
             raise
@@ -85,6 +89,9 @@ class Attempts:
             faulthandler.cancel_dump_traceback_later()
             self._working.unlink(missing_ok=True)
             leave.half_written.discard(self._working)
+
+    def _causes(self, identity: str, key: str) -> list[str]:
+        return [entry["cause"] for entry in self._entries if (entry["id"], entry["key"]) == (identity, key)]
 
     def _count(self, entry: dict[str, str], cause: str) -> None:
         self._entries.append({**entry, "cause": cause})

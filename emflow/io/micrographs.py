@@ -185,21 +185,22 @@ def for_each(
         If nothing can be written, or the folder of the micrographs is away: that sets none aside.
     """
     attempts = Attempts(journal.path, limit_minutes)
-    results: dict[int, dict[str, Any]] = {}
-    aside: list[list[str]] = []
+    names = [(micrographs.identity(row), key(row)) for row in range(len(micrographs))]
+    # those on which the process died come last: nobody is given up while the step fails on all of them
+    order = sorted(range(len(names)), key=lambda row: attempts.deaths(*names[row]))
+    found: dict[int, dict[str, Any]] = {}
     started = told = time.monotonic()
-    for row in range(len(micrographs)):
+    for done, row in enumerate(order):
         if time.monotonic() - told > 60:
             told = time.monotonic()
-            left = (told - started) / max(row, 1) * (len(micrographs) - row) / 60
-            log.info("%d of %d micrographs, about %.0f minutes left", row, len(micrographs), left)
-        identity, row_key = micrographs.identity(row), key(row)
-        result = journal.get(identity, row_key)
-        if result is None and (reason := attempts.given_up(identity, row_key)):
+            left = (told - started) / max(done, 1) * (len(order) - done) / 60
+            log.info("%d of %d micrographs, about %.0f minutes left", done, len(order), left)
+        result = journal.get(*names[row])
+        if result is None and (reason := attempts.given_up(*names[row])):
             result = {"set_aside": reason, "expected": "an image that can be worked on"}
         elif result is None:
             try:
-                with attempts.at(micrographs.name(row), identity, row_key):
+                with attempts.at(micrographs.name(row), *names[row]):
                     result = work(row)
             except (StepError, OutOfMemory):  # of the machine, not of this micrograph
                 raise
@@ -208,9 +209,12 @@ def for_each(
                 log.warning("set aside: %s", error)
                 result = {"set_aside": str(error)}
             else:
-                journal.put(identity, row_key, result)
-        if "set_aside" in result:
-            aside.append([micrographs.name(row), identity, result["set_aside"], result.get("expected", "")])
-        else:
-            results[row] = result
+                journal.put(*names[row], result)
+        found[row] = result
+    aside = [
+        [micrographs.name(row), names[row][0], found[row]["set_aside"], found[row].get("expected", "")]
+        for row in sorted(found)
+        if "set_aside" in found[row]
+    ]
+    results = {row: found[row] for row in sorted(found) if "set_aside" not in found[row]}
     return results, pd.DataFrame(aside, columns=pd.Index(SET_ASIDE_COLUMNS), dtype=object)

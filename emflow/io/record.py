@@ -17,7 +17,7 @@ from typing import Any
 import emflow
 from emflow.io.atomic import watch_writes, write_text
 from emflow.io.surroundings import code_state, surroundings
-from emflow.step import Run, StepConfig
+from emflow.step import EmflowError, Run, StepConfig
 
 _LIBRARIES = """torch numpy scipy pandas scikit-learn pydantic snakemake mrcfile tifffile imagecodecs gemmi safetensors
 torch-ctf torch-fourier-slice torch-fourier-shell-correlation""".split()  # noqa: SIM905
@@ -142,6 +142,22 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read a JSON file that a step wrote.
+
+    Raises
+    ------
+    EmflowError
+        If it is missing, or is no JSON: cut short.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise EmflowError(f"{path}: cannot be read ({error.strerror}).") from None
+    except ValueError as error:
+        raise EmflowError(f"{path}: not valid JSON ({error}). It was cut short or damaged.") from None
 
 
 def write_metrics(path: str | os.PathLike[str], metrics: dict[str, float | int | None]) -> None:

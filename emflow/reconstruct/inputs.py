@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from emflow.em.symmetry import symmetry_operators
 from emflow.io.mrc import read_header, read_mrc
 from emflow.io.particle_images import poses_of
 from emflow.io.particles import Particles, load_half_sets, load_particles
+from emflow.io.record import read_json
 from emflow.io.star import floats, integers, read_star
 from emflow.reconstruct.config import ReconstructRefine
 from emflow.reconstruct.warm import Previous
@@ -175,8 +175,6 @@ def _check_halves(before: pd.DataFrame, now: pd.DataFrame, column: str, what: st
 
 def _figures(folder: Path) -> dict[str, float | int | None]:
     """metrics.json of a folder; empty where there is none."""
-    try:
-        rows = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return {}
+    path = folder / "metrics.json"
+    rows = read_json(path) if path.is_file() else {}
     return rows if isinstance(rows, dict) else {}

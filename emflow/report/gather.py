@@ -168,6 +168,8 @@ def _settings(path: Path) -> dict[str, Any]:
 def _records(folder: Path, problems: list[str]) -> dict[str, list[dict[str, Any]]]:
     records: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(folder.glob("*/*.json")):
+        if path.parent.name == "report":  # an earlier report's: the same results give the same summary
+            continue
         content = _json(path, problems, dict)
         if content is not None:
             records.setdefault(path.parent.name, []).append(content)

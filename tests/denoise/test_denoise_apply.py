@@ -103,8 +103,13 @@ def test_same_bytes_again_and_nothing_done_twice(
     images[1].unlink()  # an image that was removed is made again, it alone
     command.apply(session, out)
     assert len(calls) == 1
+    whole = images[0].read_bytes()
+    images[0].write_bytes(whole[:5000])  # and so is one that was cut short
+    command.apply(session, out)
+    assert len(calls) == 2
+    assert images[0].read_bytes() == whole
     command.apply(session, out, cfg=DenoiseApply(weights=str(other_model(tmp_path))))
-    assert len(calls) == 4  # other weights: all anew
+    assert len(calls) == 5  # other weights: all anew
 
 
 def other_model(folder: Path, widths: tuple[int, ...] = (4, 6)) -> Path:

@@ -77,11 +77,12 @@ class Stage:
         subprocess.run(words, check=True)
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("EMFLOW_", "SLURM_"))}
         environment |= {"LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        self._said = open(folder / "stage.txt", "w")  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, str(HERE / "stage.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=open(folder / "stage.txt", "w"),  # noqa: SIM115
+            stderr=self._said,
             env=environment,
             text=True,
         )
@@ -99,6 +100,7 @@ class Stage:
         self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()
+        self._said.close()
 
     def run(
         self,
@@ -134,10 +136,16 @@ class Stage:
         return json.loads(line)
 
 
-def build(stage: Stage, folder: Path, only: frozenset[str] | None = None) -> dict[str, Step]:
-    """Simulate the tiny session and run the chain once, undisturbed; return a step for each rule.
+def build(
+    stage: Stage, folder: Path, only: frozenset[str] | None = None
+) -> tuple[dict[str, Step], list[str]]:
+    """Simulate the tiny session and run the chain once, undisturbed.
 
     Where ``only`` names rules, no other is run. Of a rule with a job per shard, the first shard's is taken.
+
+    Returns
+    -------
+    A step for each rule that was run, and the names of all rules of the chain.
     """
     work = folder / "work"
     work.mkdir(parents=True)
@@ -154,7 +162,8 @@ def build(stage: Stage, folder: Path, only: frozenset[str] | None = None) -> dic
         assert answer.code == 0, answer.said
     (work / PROJECT / "settings.yaml").write_text("{}\n")  # as a run leaves it
     steps: dict[str, Step] = {}
-    for rule, words, inputs in jobs(work):
+    listed_jobs = jobs(work)
+    for rule, words, inputs in listed_jobs:
         if only is not None and rule not in only:
             continue
         taken = rule not in steps and ("shard_00001" in (line := " ".join(words)) or "shard_0" not in line)
@@ -170,7 +179,7 @@ def build(stage: Stage, folder: Path, only: frozenset[str] | None = None) -> dic
             step.files = {name: digest for name, digest in state(work).items() if listed.get(name) != digest}
             step.events, step.wall_s, step.cpu_s = told.read_text(), answer.wall_s, answer.cpu_s
             steps[rule] = step
-    return steps
+    return steps, list(dict.fromkeys(rule for rule, _, _ in listed_jobs))
 
 
 def jobs(work: Path) -> list[tuple[str, list[str], list[str]]]:

@@ -375,7 +375,7 @@ def main() -> None:
     outcomes: dict[str, dict[str, str]] = json.loads(STORED.read_text()) if STORED.exists() else {}
     failed = 0
     with tempfile.TemporaryDirectory() as folder, Stage(Path(folder)) as stage:
-        steps = build(stage, Path(folder) / "chain")
+        steps, _ = build(stage, Path(folder) / "chain")
         outcomes = {rule: outcomes.get(rule, {}) for rule in steps}
         for rule in sys.argv[1:] or steps:
             begun = stage.cpu_s

@@ -141,6 +141,22 @@ def test_which_errors_are_blamed_on_the_image(tmp_path, images, error, blamed):
     assert type(error).__name__ in aside["emflowReason"].iloc[0]
 
 
+def test_where_the_step_fails_on_all_images_none_is_set_aside(tmp_path, images):
+    """Too little memory, a broken library: as long as no other image gets through, the images are not to blame."""
+    tried = []
+
+    def fails(row: int) -> dict[str, Any]:
+        tried.append(row)
+        raise MemoryError
+
+    for _ in range(4):
+        with pytest.raises(MemoryError):
+            go(tmp_path, images, fails)
+    assert tried == [0, 1, 2, 3]
+    assert len(go(tmp_path, images, fine)[0]) == 4
+    assert not (tmp_path / DEATHS).exists()
+
+
 def test_a_torn_note_of_a_killed_process_is_no_death(tmp_path, images):
     (tmp_path / ".shard_00001.working").write_text('{"id": "')
     (tmp_path / DEATHS).write_text('{"id": 1}\n[]\nnot json\n')

@@ -199,3 +199,29 @@ def test_concat_fills_missing_columns() -> None:
     both = concat([text_table(["a"], [["1"]]), text_table(["b"], [["2"]]), text_table(["a", "b"], [])])
     assert both.to_dict("records") == [{"a": "1", "b": "None"}, {"a": "None", "b": "2"}]
     assert len(concat([])) == 0
+
+
+def test_a_table_of_ours_that_was_cut_short_is_refused_wherever_it_ends(tmp_path: Path) -> None:
+    path = tmp_path / "a.star"
+    write_star(
+        path, {"optics": pd.DataFrame({"x": ["1"]}), "t": pd.DataFrame({"a": ["1", "2"], "b": ["3", "456"]})}
+    )
+    whole = path.read_bytes()
+    first_line = whole.index(b"\n") + 1
+    for end in range(first_line, len(whole) - 1):
+        path.write_bytes(whole[:end])
+        with pytest.raises(EmflowError):
+            read_star(path)
+    path.write_bytes(whole.replace(b"1 3\n", b""))  # a row less, by an editor
+    assert len(read_star(path)["t"]) == 1
+    path.write_bytes(whole[first_line:].replace(b"# emflow: end of the table\n", b""))
+    assert len(read_star(path)["t"]) == 2, "a table of another program says nothing of its end"
+
+
+def test_others_read_a_table_with_our_first_and_last_line(tmp_path: Path) -> None:
+    import gemmi
+
+    write_star(tmp_path / "a.star", {"t": pd.DataFrame({"rlnA": ["1", "2"]})})
+    block = gemmi.cif.read(str(tmp_path / "a.star")).sole_block()
+    assert block.name == "t"
+    assert list(block.find_loop("_rlnA")) == ["1", "2"]

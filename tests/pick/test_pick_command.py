@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from emflow.io.atomic import StepError
 from emflow.io.mrc import read_header, read_mrc, write_mrc
 from emflow.io.star import floats, read_star, write_star
 from emflow.pick import command
@@ -173,3 +174,6 @@ def test_denoised_pixels_are_looked_at_where_raw_ones_show_particles(folder: Pat
     raw = tables["particles"]
     mean = [floats(t[t["rlnMicrographName"] == "in/m0.mrc"], "rlnCoordinateX").mean() for t in (raw, found)]
     assert mean[1] - mean[0] == pytest.approx(20, abs=8)
+    Path("denoised/m0.mrc").write_bytes(Path("denoised/m0.mrc").read_bytes()[:5000])
+    with pytest.raises(StepError, match="denoise apply"):  # no fault of the micrograph: it is not set aside
+        run("again.star", "listed.star", cfg)
