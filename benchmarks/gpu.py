@@ -2,6 +2,7 @@
 
     python benchmarks/gpu.py                       measure, and write benchmarks/results/gpu.json; without a GPU, nothing
     python benchmarks/gpu.py --device cpu --small  the same code on the CPU, to see that it runs; nothing is written
+    python benchmarks/gpu.py --device cpu --operands 64   what rounded operands would change, which needs no GPU
 
 peak      matrix products of float32 as the steps make them (`ieee`), with TF32 and bfloat16 operands: floating-point
           operations a second, the best of several
@@ -9,8 +10,9 @@ search    `search_globally` alone, images and references on the device: particle
           its two matrix products (2·T·2M·Q + 2·M·Q a particle) a second, as a share of the `ieee` peak
 refine    `Refinement.find_poses` with a search everywhere: transforms, search, its halvings, the climb to the
           maximum, residual noise; images come from memory
-tf32      the search again with TF32 operands: the share of particles whose best orientation is the same, and the
-          angle between those that are not (noise of the given signal-to-noise ratio decides how close the rivals are)
+operands  the products of the search with operands rounded to TF32 and bfloat16 (sums in float32), on any device: the
+          share of particles whose best orientation is the same, and the largest error of a best log-likelihood
+tf32      the search again with torch's TF32 switch: its speed, and the share of equal best orientations
 denoise   `denoise` of a micrograph with the general model, in tiles; micrographs a second
 
 Particles are projections of random lumps in noise at SNR 0.05 in the box, with random CTF; specimens fill 0.6 of
@@ -41,7 +43,7 @@ from emflow.em.images import ImageSet, weigh
 from emflow.em.optics import Ctf, ctf_values
 from emflow.em.pose_fit import FittedPoses
 from emflow.em.poses import angular_distance_deg, quaternion_to_matrix
-from emflow.em.search import References, search_globally
+from emflow.em.search import References, WeightedImages, search_globally
 from emflow.em.slices import volume_spectrum
 from emflow.reconstruct.config import ReconstructRefine
 from emflow.reconstruct.refine import HalfState, Refinement
@@ -174,6 +176,8 @@ def search(box: int, device: torch.device, sizes: Sizes, peak: float) -> list[di
             "share_of_peak": operations * len(few) / seconds / peak,
         }
     ]
+    rounded = operands(weighted, references, plane.phases(shifts))
+    lines.append({"measured": "operands", "box_px": box, "particles": len(few), **rounded})
     if device.type == "cuda":
         exact = look().rotations[:, 0].cpu()
         torch.backends.cuda.matmul.allow_tf32 = True
@@ -197,6 +201,40 @@ def search(box: int, device: torch.device, sizes: Sizes, peak: float) -> list[di
     )
     rate = {"measured": "refine", "box_px": box, "particles_per_s": len(half.rows) / seconds}
     return [*lines, rate]
+
+
+def tf32(values: Tensor) -> Tensor:
+    """Round to ten bits of mantissa."""
+    return ((values.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+def bf16(values: Tensor) -> Tensor:
+    """Round to seven bits of mantissa."""
+    return values.bfloat16().float()
+
+
+def operands(images: WeightedImages, references: References, phases: Tensor) -> dict[str, float]:
+    """What rounded operands change in the choice of the best orientation."""
+    same, error = {"tf32": 0, "bf16": 0}, {"tf32": 0.0, "bf16": 0.0}
+    for start in range(0, len(images), 16):
+        batch = images[start : start + 16]
+        moved = batch.shifted(phases).flatten(2)
+
+        def likeliest(
+            rounded: Callable[[Tensor], Tensor], moved: Tensor = moved, power: Tensor = batch.power
+        ) -> tuple[Tensor, Tensor]:
+            scores = rounded(moved) @ rounded(references.slices)
+            scores -= (rounded(power) @ rounded(references.power))[:, None]
+            best_shift = scores.amax(1)
+            return best_shift.max(1).values, best_shift.argmax(1)
+
+        top, orientation = likeliest(lambda values: values)
+        for name, rounded in (("tf32", tf32), ("bf16", bf16)):
+            score, found = likeliest(rounded)
+            same[name] += int((found == orientation).sum())
+            error[name] = max(error[name], float((score - top).abs().max()))
+    shares = {f"same_{name}": count / len(images) for name, count in same.items()}
+    return shares | {f"score_error_{name}": value for name, value in error.items()}
 
 
 def denoised(device: torch.device, sizes: Sizes) -> dict[str, Any]:
@@ -233,11 +271,18 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", default="auto", help="auto, cuda, cuda:N or cpu")
+    parser.add_argument(
+        "--operands", type=int, metavar="BOX", help="measure only what rounding changes, on 512 particles"
+    )
     parser.add_argument("--small", action="store_true", help="tiny sizes: to see that it runs")
     given = parser.parse_args()
     device = prepare(Execution(device=given.device))
     if device.type != "cuda" and given.device == "auto":
         print("No GPU here: nothing measured, nothing written. --device cpu --small shows that it runs.")
+        return
+    if given.operands:
+        sizes = Sizes((given.operands,), 512, 512, 256, 1)
+        print(json.dumps(search(given.operands, device, sizes, math.inf)[1]))
         return
     lines = measure(device, SMALL if given.small else FULL)
     for line in lines:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -99,19 +100,17 @@ def reserve(name: str, wanted: int, sharers: int = 1) -> int | None:
         return int(_held[-1].gpus[0].index)
     if not gpus:
         return None
-    gpus = _named(name, gpus)
-    if granted_by_slurm(len(gpus), wanted):
-        chosen = gpus
-    else:
-        _held.append(slots.take(gpus, wanted, sharers))
-        chosen = _held[-1].gpus
-    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu.token for gpu in chosen)
+    _held.append(slots.take(_granted(_named(name, gpus)), wanted, sharers))
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu.token for gpu in _held[-1].gpus)
     return 0
 
 
-def granted_by_slurm(visible: int, wanted: int) -> bool:
-    """Whether SLURM gave this job just the GPUs that it asked for: then there is nothing to be settled."""
-    return "SLURM_JOB_ID" in os.environ and "CUDA_VISIBLE_DEVICES" in os.environ and visible == wanted
+def _granted(gpus: list[slots.Gpu]) -> list[slots.Gpu]:
+    """GPUs that SLURM granted are locked among the steps of its job only: what else runs there, SLURM has allowed."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None or "CUDA_VISIBLE_DEVICES" not in os.environ:
+        return gpus
+    return [replace(gpu, name=f"{gpu.name}-slurm-{job}") for gpu in gpus]
 
 
 def _counted(name: str) -> list[slots.Gpu]:

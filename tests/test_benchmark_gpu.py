@@ -28,13 +28,15 @@ def test_every_measurement_is_made_and_none_is_written() -> None:
         line["measured"]: line
         for line in map(json.loads, (s for s in said.splitlines() if s.startswith("{")))
     }
-    assert set(lines) == {"peak", "search", "refine", "denoise"}
+    assert set(lines) == {"peak", "search", "operands", "refine", "denoise"}
     search = lines["search"]
     products = 2 * search["pixels"] * search["orientations"] * (2 * search["shifts"] + 1)
     assert search["operations_per_s"] == pytest.approx(products * search["particles_per_s"], rel=1e-2)
     assert search["share_of_peak"] == pytest.approx(
         search["operations_per_s"] / lines["peak"]["ieee"], rel=1e-2
     )
+    assert lines["operands"]["same_tf32"] >= lines["operands"]["same_bf16"] > 0.5
+    assert 0 < lines["operands"]["score_error_tf32"] < lines["operands"]["score_error_bf16"]
     assert "Not written" in said
     assert (RESULTS.read_bytes() if RESULTS.exists() else None) == before
 

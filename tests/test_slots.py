@@ -227,21 +227,23 @@ def test_a_device_by_name_counts_among_those_of_the_mask(
         device.choose_device("cuda:1")
 
 
-def test_what_slurm_granted_is_used_without_waiting(
+def test_what_slurm_granted_is_divided_within_its_job_only(
     smi: Callable[[], None], cuda: list[str | None], tmp_path: Path
 ) -> None:
     smi()
     os.environ |= {"SLURM_JOB_ID": "7", "CUDA_VISIBLE_DEVICES": "1"}
-    other = slots.take([Gpu("GPU-aabb-1", "1")], 1, folder=tmp_path)  # as when SLURM shares a card
+    other = slots.take(
+        [Gpu("GPU-aabb-1", "1")], 1, folder=tmp_path
+    )  # as when SLURM lets two jobs share a card
     assert device.choose_device("auto") == torch.device("cuda", 0)
-    assert device._held == []
-    other.release()
     os.environ["CUDA_VISIBLE_DEVICES"] = (
         "0,1"  # an allocation that several local jobs divide among themselves
     )
+    first = device._held.pop()
     device.choose_device("auto")
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
-    assert len(device._held) == 1
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"  # the emptier one is the first's
+    other.release()
+    first.release()
 
 
 def test_without_nvidia_smi_devices_go_by_number(

@@ -31,7 +31,9 @@ log = logging.getLogger("emflow")
 
 _PATIENCE = timedelta(minutes=30)
 """How long a rank waits for the others: one may read from a slow disk."""
-_HANDLED = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
+_LEFT_ALONE = ("SIGHUP", "SIGQUIT")
+_HANDLED = ("SIGTERM", "SIGINT", *_LEFT_ALONE)
+"""Signals that torch handles from the start of the processes on."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,9 @@ def launch(words: Sequence[str], run: Run, count: int) -> None:
             ranks = start_processes(
                 "emflow", sys.executable, arguments, environments, DefaultLogsSpecs(log_dir=folder)
             )
+            for name in _LEFT_ALONE:  # nohup's, for one
+                if before[name] is not None:
+                    signal.signal(getattr(signal, name), before[name])
             result = ranks.wait(period=0.2)
         except SignalException as stopped:  # the ranks get the same signal, and time to save their state
             if ranks is not None:
@@ -178,7 +183,8 @@ def launch(words: Sequence[str], run: Run, count: int) -> None:
             if ranks is not None:
                 ranks.close()
             for name, handler in before.items():
-                signal.signal(getattr(signal, name), handler)
+                if handler is not None:
+                    signal.signal(getattr(signal, name), handler)
         if result is not None and result.is_failed():
             codes = {number: failure.exitcode for number, failure in result.failures.items()}
             raise EmflowError(_reason(Path(folder), codes, count))
