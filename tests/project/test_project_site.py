@@ -12,7 +12,7 @@ from snakemake.resources import Resources
 from emflow.project import site as site_module
 from emflow.project.command import init
 from emflow.project.gpus import count_gpus
-from emflow.project.guess import guess_site
+from emflow.project.guess import guess_site, status_command
 from emflow.project.site import Site, find_site, fit_to_site, load_site
 from emflow.step import EmflowError
 
@@ -125,6 +125,15 @@ def test_where_slurm_does_not_answer_a_plan_can_be_made_but_no_run(cluster, monk
     with pytest.raises(SystemExit):
         fit_to_site(workflow)
     assert "sinfo does not answer (sinfo: error: down)" in capsys.readouterr().err
+
+
+def test_a_site_without_accounts_of_jobs_is_asked_otherwise(cluster):
+    cluster("sacct", "")
+    assert status_command() == "sacct"
+    (Path("bin") / "sacct").write_text("#!/bin/sh\necho 'Slurm accounting storage is disabled' >&2\nexit 1\n")
+    assert status_command() == "squeue"
+    cluster("sacctmgr", "")
+    assert guess_site().site.account is None
 
 
 SITE = Site.model_validate(
