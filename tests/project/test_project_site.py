@@ -196,8 +196,9 @@ def test_scratch_is_found_on_the_node(monkeypatch):
 
 
 def test_a_site_without_gpus_runs_gpu_steps_without(monkeypatch):
-    cpu_only = Site.model_validate({"partitions": {"batch": {"max_hours": 2}}})
-    assert _asks(cpu_only, monkeypatch, gpu=1, runtime=10)["gpu"] == 0
+    cpu_only = Site.model_validate({"partitions": {"batch": {"max_hours": 2}, "long": {}}})
+    found = _asks(cpu_only, monkeypatch, gpu=1, runtime=10)
+    assert (found["gpu"], found["slurm_partition"]) == (0, "batch")
 
 
 def test_a_site_that_lists_no_partition_leaves_requests_as_they_are(monkeypatch):
