@@ -72,6 +72,15 @@ def guess_site() -> Guess:
     return Guess(Site(account=account, partitions=used), unused, tuple(types), accounts)
 
 
+def status_command() -> str:
+    """Return the command to ask after jobs with: sacct, or squeue where the site keeps no accounts of jobs."""
+    try:
+        _ask("sacct", "--noheader", "--allocations", "--starttime=now")
+    except EmflowError:
+        return "squeue"
+    return "sacct"
+
+
 def partition_names() -> list[str]:
     """Return the partitions of this cluster, hidden ones too.
 

@@ -59,10 +59,8 @@ class Site(StepConfig):
 
     def choose(self, gpus: int, threads: int, mem_mb: int, minutes: int) -> tuple[str | None, Partition]:
         """Return the partition for a job: the first that has room, else the roomiest of its kind."""
-        if gpus:
-            kind = {name: part for name, part in self.partitions.items() if part.gpus}
-        else:
-            kind = {name: part for name, part in self.partitions.items() if not part.gpus}
+        gpus = min(gpus, max((part.gpus for part in self.partitions.values()), default=gpus))
+        kind = {name: part for name, part in self.partitions.items() if bool(part.gpus) == bool(gpus)}
         kind = kind or self.partitions
         for name, part in kind.items():
             if (
@@ -78,7 +76,7 @@ class Site(StepConfig):
 
 
 def _minutes(part: Partition) -> float:
-    return int(part.max_hours * 60) if part.max_hours else float("inf")
+    return max(1, int(part.max_hours * 60)) if part.max_hours else float("inf")
 
 
 def _mem_mb(part: Partition) -> float:
@@ -130,6 +128,8 @@ def open_site() -> Site:
             _check_names(site, path, partition_names())
     except EmflowError as error:
         _unanswered.append(str(error))
+    if site.partitions and not any(part.gpus for part in site.partitions.values()):
+        print("emflow: no partition of this site has GPUs: GPU steps run on the CPU.", file=sys.stderr)
     os.environ[_HANDED_ON] = site.model_dump_json()
     return site
 

@@ -12,7 +12,7 @@ from snakemake.resources import Resources
 from emflow.project import site as site_module
 from emflow.project.command import init
 from emflow.project.gpus import count_gpus
-from emflow.project.guess import guess_site
+from emflow.project.guess import guess_site, status_command
 from emflow.project.site import Site, find_site, fit_to_site, load_site
 from emflow.step import EmflowError
 
@@ -127,6 +127,15 @@ def test_where_slurm_does_not_answer_a_plan_can_be_made_but_no_run(cluster, monk
     assert "sinfo does not answer (sinfo: error: down)" in capsys.readouterr().err
 
 
+def test_a_site_without_accounts_of_jobs_is_asked_otherwise(cluster):
+    cluster("sacct", "")
+    assert status_command() == "sacct"
+    (Path("bin") / "sacct").write_text("#!/bin/sh\necho 'Slurm accounting storage is disabled' >&2\nexit 1\n")
+    assert status_command() == "squeue"
+    cluster("sacctmgr", "")
+    assert guess_site().site.account is None
+
+
 SITE = Site.model_validate(
     {
         "scratch": "/scratch/$WHO",
@@ -187,8 +196,9 @@ def test_scratch_is_found_on_the_node(monkeypatch):
 
 
 def test_a_site_without_gpus_runs_gpu_steps_without(monkeypatch):
-    cpu_only = Site.model_validate({"partitions": {"batch": {"max_hours": 2}}})
-    assert _asks(cpu_only, monkeypatch, gpu=1, runtime=10)["gpu"] == 0
+    cpu_only = Site.model_validate({"partitions": {"batch": {"max_hours": 2}, "long": {}}})
+    found = _asks(cpu_only, monkeypatch, gpu=1, runtime=10)
+    assert (found["gpu"], found["slurm_partition"]) == (0, "batch")
 
 
 def test_a_site_that_lists_no_partition_leaves_requests_as_they_are(monkeypatch):
