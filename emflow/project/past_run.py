@@ -56,11 +56,13 @@ class PastRun:
 
     @cached_property
     def work(self) -> Path:
-        """Working folder of the run: relative paths of the configuration count from there."""
-        for job in reversed(self.jobs):
-            if job.record.get("folder"):
-                return Path(job.record["folder"])
-        return self.folder.resolve().parents[1]
+        """Working folder of the run, from which relative paths count; where the project is now, if it was moved."""
+        told = next((job.record["folder"] for job in reversed(self.jobs) if job.record.get("folder")), None)
+        here = self.folder.resolve()
+        moved = told is None or not (Path(told) / "results" / self.name).is_dir()
+        if moved and here.parent.name == "results":
+            return here.parents[1]
+        return Path(told) if told else here
 
     @cached_property
     def resolution_angstrom(self) -> float:

@@ -203,3 +203,13 @@ def test_the_crate_is_the_same_for_the_same_run(work):
     past = read_past_run(Path("results/p"))
     texts = [json.dumps(build_crate(past)["@graph"][3:]) for _ in range(2)]
     assert texts[0] == texts[1]
+
+
+def test_a_project_that_was_moved_is_found_where_it_is_now(work, monkeypatch):
+    work.rename(work.with_name("moved"))
+    monkeypatch.chdir(work.with_name("moved"))
+    record(Path("results/p"))
+    crate = open_record(Path("results/p"))
+    assert crate.past.work == work.with_name("moved")
+    assert crate.gone_or_changed() == []
+    assert "session/check/shard_00001.star" in _ids(_graph()["#job/ctf.fit/shard_00001"]["object"])
