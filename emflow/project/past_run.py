@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -13,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from emflow.config import Settings
 from emflow.step import EmflowError
 
 LEFT_OUT = ("records/", "report/", "settings.yaml", "ro-crate-metadata.json")
@@ -52,7 +54,7 @@ class PastRun:
     @property
     def name(self) -> str:
         """Name of the project."""
-        return str(self.settings.get("project", self.folder.name))
+        return str(self.settings["project"])
 
     @cached_property
     def work(self) -> Path:
@@ -107,6 +109,12 @@ def read_past_run(folder: Path) -> PastRun:
         raise EmflowError(
             f"{frozen}: cannot be read ({error}); expected the settings that a run stores. Name a project that has run."
         ) from None
+    name, allowed = (
+        str((settings or {}).get("project", "")),
+        Settings.model_fields["project"].metadata[0].pattern,
+    )
+    if not re.match(allowed, name):
+        raise EmflowError(f"{frozen}: project is {name!r}; expected a name as in results/NAME.")
     jobs = []
     for path in sorted((folder / "records").rglob("*.json")):
         try:
@@ -121,7 +129,7 @@ def read_past_run(folder: Path) -> PastRun:
             ) from None
     if not jobs:
         raise EmflowError(f"{folder}: has no records of steps (records/…/*.json); run the project first.")
-    return PastRun(folder, settings or {}, sorted(jobs, key=_order))
+    return PastRun(folder, settings, sorted(jobs, key=_order))
 
 
 def holds_pixels(name: str) -> bool:

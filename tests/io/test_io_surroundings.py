@@ -77,12 +77,13 @@ def test_a_record_lists_what_its_step_wrote_and_nothing_else(tmp_path):
 
 
 def test_a_step_that_fails_leaves_no_record_and_is_forgotten(tmp_path):
-    with (
-        pytest.raises(ValueError, match="broken"),
-        Record("a.b", StepConfig(), Run(record=tmp_path / "first.json"), inputs=[]),
-    ):
+    def fail() -> None:
         write_text(tmp_path / "half.txt", "x")
         raise ValueError("broken")
+
+    first = Record("a.b", StepConfig(), Run(record=tmp_path / "first.json"), inputs=[])
+    with pytest.raises(ValueError, match="broken"), first:
+        fail()
     assert not (tmp_path / "first.json").exists()
     with Record("a.b", StepConfig(), Run(record=tmp_path / "second.json"), inputs=[]):
         pass
