@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from emflow.project.command_record import record, reproduce
 from emflow.project.crate import build_crate
 from emflow.project.past_crate import open_record
 from emflow.project.past_run import read_past_run
-from emflow.project.reproduce import SAME, compare_runs, reasons, rules_of
+from emflow.project.reproduce import DIFFERS, MISSING, NEW, SAME, WITHIN, compare_runs, reasons, rules_of
 from emflow.project.rerun import prepare
 from emflow.step import EmflowError, Run, StepConfig
 
@@ -201,6 +202,37 @@ def test_a_changed_result_is_named_and_judged(work):
     path = Path("results/p/ctf/shard_00001.star")
     path.write_text(path.read_text().replace("20000", "20001"))
     assert crate.tampered() == ["ctf/shard_00001.star"]
+
+
+def test_what_may_differ_is_judged_by_tolerance_what_may_not_by_bytes(work, tmp_path):
+    record(Path("results/p"))
+    crate = open_record(Path("results/p"))
+    shutil.copytree("results/p", tmp_path / "again" / "results" / "p")
+    again = tmp_path / "again" / "results" / "p"
+    path = again / "ctf" / "shard_00001.star"
+    path.write_text(path.read_text().replace("20000", "20001"))
+    (again / "session" / "check" / "shard_00001.star").unlink()
+    (again / "ctf" / "more.star").write_text("data_a\n\n_b 1\n")
+
+    def states(**changes):
+        for name in ("session.check", "ctf.fit"):
+            file = again / "records" / name / "shard_00001.json"
+            content = {**json.loads(file.read_text()), "commit": None, "dirty": None}
+            file.write_text(json.dumps({**content, **(changes if name == "session.check" else {})}))
+        for job in crate.past.jobs:
+            job.record.update(commit=None, dirty=None)
+        return {row.name: row for row in compare_runs(crate, read_past_run(again))}
+
+    strict = states()
+    assert strict["ctf/shard_00001.star"].state == DIFFERS
+    assert strict["ctf/shard_00001.star"].why == []
+    assert strict["session/check/shard_00001.star"].state == MISSING
+    assert strict["ctf/more.star"].state == NEW
+    loose = states(threads=2)["ctf/shard_00001.star"]
+    assert loose.state == WITHIN
+    assert loose.why == ["threads 0 → 2"], "of the step before it"
+    (crate.past.folder / "ctf" / "shard_00001.star").unlink()
+    assert states(threads=2)["ctf/shard_00001.star"].state == DIFFERS, "digests alone tell no tolerance"
 
 
 def test_the_crate_is_the_same_for_the_same_run(work):
