@@ -239,13 +239,6 @@ def main(tokens: Sequence[str] | None = None) -> None:
     except (EmflowError, CycloptsError) as error:
         print(f"emflow: {_plain(str(error))}", file=sys.stderr)
         raise SystemExit(2) from None
-    except (RuntimeError, MemoryError) as error:
-        from emflow.em.batches import does_not_fit, is_out_of_memory
-
-        if not is_out_of_memory(error):
-            raise
-        print(f"emflow: {does_not_fit('what this step works on', str(error)[:200])}", file=sys.stderr)
-        raise SystemExit(2) from None
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (MemoryError, OSError, RuntimeError) as error:

@@ -29,6 +29,7 @@ _PROFILES = {
     "https://w3id.org/ro/wfrun/provenance/0.5": "Provenance Run Crate",
     "https://w3id.org/workflowhub/workflow-ro-crate/1.0": "Workflow RO-Crate",
 }
+_BIOSCHEMAS = "https://bioschemas.org/profiles/ComputationalWorkflow/1.0-RELEASE"
 _SNAKEMAKE = "https://w3id.org/workflowhub/workflow-ro-crate#snakemake"
 _WORKFLOW = "records/workflow"
 _HALVES = ("emflowEvenName", "emflowOddName")
@@ -87,7 +88,7 @@ def build_crate(
     ]
     tools = list({tool["@id"]: tool for _, tool in done}.values())
     steps, controls = _steps(graph, past, done)
-    workflow = _workflow(graph, files, tools, steps)
+    workflow = _workflow(graph, files, str(past.jobs[-1].record.get("emflow")), tools, steps)
     run = graph.add(
         "#run",
         "CreateAction",
@@ -233,7 +234,7 @@ def _steps(
 
 
 def _workflow(
-    graph: Graph, files: Files, tools: list[dict[str, str]], steps: list[dict[str, str]]
+    graph: Graph, files: Files, version: str, tools: list[dict[str, str]], steps: list[dict[str, str]]
 ) -> dict[str, str]:
     graph.add(
         _SNAKEMAKE,
@@ -250,6 +251,10 @@ def _workflow(
         kinds=["File", "SoftwareSourceCode", "ComputationalWorkflow", "HowTo"],
         programmingLanguage=ref(_SNAKEMAKE),
         license="https://spdx.org/licenses/BSD-3-Clause",
+        version=version,
+        conformsTo=graph.add(
+            _BIOSCHEMAS, "CreativeWork", name="ComputationalWorkflow", version="1.0-RELEASE"
+        ),
         input=[ref("#input/settings"), ref("#input/micrographs")],
         hasPart=tools,
         step=steps,

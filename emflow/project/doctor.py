@@ -18,7 +18,7 @@ from emflow.project import doctor_disk, doctor_gpu, doctor_software
 from emflow.project.finding import Finding, ask
 
 REQUIRED = (
-    "cyclopts gemmi imagecodecs jinja2 matplotlib mrcfile numpy pandas psutil pydantic yaml safetensors scipy "
+    "cyclopts gemmi imagecodecs jinja2 matplotlib mrcfile numpy pandas psutil pydantic yaml safetensors scipy sklearn "
     "snakemake tifffile torch torch_ctf torch_fourier_slice torch_fourier_shell_correlation"
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -13,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from emflow.config import Settings
 from emflow.step import EmflowError
 
 LEFT_OUT = ("records/", "report/", "settings.yaml", "ro-crate-metadata.json")
@@ -52,15 +54,17 @@ class PastRun:
     @property
     def name(self) -> str:
         """Name of the project."""
-        return str(self.settings.get("project", self.folder.name))
+        return str(self.settings["project"])
 
     @cached_property
     def work(self) -> Path:
-        """Working folder of the run: relative paths of the configuration count from there."""
-        for job in reversed(self.jobs):
-            if job.record.get("folder"):
-                return Path(job.record["folder"])
-        return self.folder.resolve().parents[1]
+        """Working folder of the run, from which relative paths count; where the project is now, if it was moved."""
+        told = next((job.record["folder"] for job in reversed(self.jobs) if job.record.get("folder")), None)
+        here = self.folder.resolve()
+        moved = told is None or not (Path(told) / "results" / self.name).is_dir()
+        if moved and here.parent.name == "results":
+            return here.parents[1]
+        return Path(told) if told else here
 
     @cached_property
     def resolution_angstrom(self) -> float:
@@ -105,6 +109,12 @@ def read_past_run(folder: Path) -> PastRun:
         raise EmflowError(
             f"{frozen}: cannot be read ({error}); expected the settings that a run stores. Name a project that has run."
         ) from None
+    name, allowed = (
+        str((settings or {}).get("project", "")),
+        Settings.model_fields["project"].metadata[0].pattern,
+    )
+    if not re.match(allowed, name):
+        raise EmflowError(f"{frozen}: project is {name!r}; expected a name as in results/NAME.")
     jobs = []
     for path in sorted((folder / "records").rglob("*.json")):
         try:
@@ -119,7 +129,7 @@ def read_past_run(folder: Path) -> PastRun:
             ) from None
     if not jobs:
         raise EmflowError(f"{folder}: has no records of steps (records/…/*.json); run the project first.")
-    return PastRun(folder, settings or {}, sorted(jobs, key=_order))
+    return PastRun(folder, settings, sorted(jobs, key=_order))
 
 
 def holds_pixels(name: str) -> bool:

@@ -73,27 +73,21 @@ def cores_of(past: PastRun) -> int:
 def compare_runs(crate: PastCrate, again: PastRun) -> list[Compared]:
     """Compare every result of a past run with its counterpart of the rerun."""
     past, makers, makers_again = crate.past, _makers(crate.past), _makers(again)
-    ran = {job.name for job in again.jobs}
+    causes = _causes_by_job(past, again)
     before = set(past.results()) | {name for name in crate.files if name in makers and is_result(name)}
     compared = []
     for name in sorted(before):
         job = makers.get(name)
-        other = makers_again.get(name) or next((j for j in again.jobs if job and j.name == job.name), None)
-        step = (
-            job.step if job else "session.find" if name.startswith("session/shard_") else name.split("/")[0]
-        )
         now = again.folder / name
-        if job is None:  # older records do not tell what a job wrote: any job of the room stands for it
-            room = name.split("/")[0]
-            old, new = (next((j for j in run.jobs if j.step.startswith(room)), None) for run in (past, again))
-            why = reasons(old, new) if old and new else []
+        if job is not None:
+            step, why = job.step, causes.get(job.name, [])
+        else:  # a list that was copied, or older records, which do not tell what a job wrote
+            step = "session.find" if name.startswith("session/shard_") else name.split("/")[0]
+            why = list(dict.fromkeys(cause for known in causes.values() for cause in known))
+        if now.is_file():
+            compared.append(_compare(crate, name, now, Compared(name, step, SAME, why=why)))
         else:
-            why = reasons(job, other) if other else []
-        if not now.is_file():
-            state = MISSING if job is not None and job.name in ran else LEFT
-            compared.append(Compared(name, step, state))
-            continue
-        compared.append(_compare(crate, name, now, Compared(name, step, SAME, why=why)))
+            compared.append(Compared(name, step, MISSING if job is not None and job.name in causes else LEFT))
     fresh = sorted(set(again.results()) - before)
     compared += [
         Compared(name, makers_again[name].step if name in makers_again else "?", NEW) for name in fresh
@@ -101,21 +95,32 @@ def compare_runs(crate: PastCrate, again: PastRun) -> list[Compared]:
     return compared
 
 
+def _causes_by_job(past: PastRun, again: PastRun) -> dict[str, list[str]]:
+    """Why the results of each job that ran again may differ: its own environment, or that of one before it."""
+    others = {job.name: job for job in again.jobs}
+    causes: dict[str, list[str]] = {}
+    so_far: dict[str, None] = {}
+    for job in past.jobs:
+        if job.name in others:
+            so_far |= dict.fromkeys(reasons(job, others[job.name]))
+            causes[job.name] = list(so_far)
+    return causes
+
+
 def _compare(crate: PastCrate, name: str, now: Path, result: Compared) -> Compared:
     """Compare bytes, by digest where the record has one; else what the kind of file allows."""
     old, digest = crate.past.folder / name, crate.digest(name)
-    if old.is_file() and digest is None:
-        digest = sha256_of(old)
-    if digest == sha256_of(now):
-        return result
-    if not old.is_file() or (crate.digest(name) and sha256_of(old) != digest):
+    here = old.is_file() and (digest is None or sha256_of(old) == digest)
+    if not here and digest is None:
+        result.state = LEFT
+    elif (digest or sha256_of(old)) == sha256_of(now):
+        result.state = SAME
+    elif not here:
         result.state = DIFFERS
-        result.found = [
-            Difference("other bytes; the recorded file is not here to compare within tolerance", False)
-        ]
-        return result
-    result.found = differences(old, now, crate.past.resolution_angstrom)
-    result.state = WITHIN if result.why and all(item.within for item in result.found) else DIFFERS
+        result.found = [Difference("other bytes; the recorded file is not here to be compared", within=False)]
+    else:
+        result.found = differences(old, now, crate.past.resolution_angstrom)
+        result.state = WITHIN if result.why and all(item.within for item in result.found) else DIFFERS
     return result
 
 
@@ -187,7 +192,10 @@ def in_words(compared: list[Compared], crate: PastCrate, again: PastRun) -> Iter
         yield from _causes(rows)
     left = sum(row.state == LEFT for row in compared)
     if left:
-        yield f"\n{left} results are left out: this rerun did not run their steps (--steps, or made on demand then)."
+        yield (
+            f"\n{left} results are left out: their steps did not run (--steps, or made on demand then), or the record "
+            "has neither their bytes nor their digest (emflow record --digest-images)."
+        )
 
 
 def _causes(rows: list[Compared]) -> Iterator[str]:

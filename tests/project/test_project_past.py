@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from emflow.project.command_record import record, reproduce
 from emflow.project.crate import build_crate
 from emflow.project.past_crate import open_record
 from emflow.project.past_run import read_past_run
-from emflow.project.reproduce import SAME, compare_runs, reasons, rules_of
+from emflow.project.reproduce import DIFFERS, MISSING, NEW, SAME, WITHIN, compare_runs, reasons, rules_of
 from emflow.project.rerun import prepare
 from emflow.step import EmflowError, Run, StepConfig
 
@@ -138,6 +139,10 @@ def test_a_project_without_records_and_a_damaged_record_are_named(work):
         record(Path("results/p"))
     with pytest.raises(EmflowError, match="settings.yaml"):
         record(Path("results/none"))
+    settings = Path("results/p/settings.yaml")
+    settings.write_text(settings.read_text().replace("project: p", "project: ../../elsewhere"))
+    with pytest.raises(EmflowError, match=r"project is '../../elsewhere'"):
+        reproduce(Path("results/p"))
 
 
 def test_inputs_that_changed_are_named_before_anything_runs(work):
@@ -199,7 +204,48 @@ def test_a_changed_result_is_named_and_judged(work):
     assert crate.tampered() == ["ctf/shard_00001.star"]
 
 
+def test_what_may_differ_is_judged_by_tolerance_what_may_not_by_bytes(work, tmp_path):
+    record(Path("results/p"))
+    crate = open_record(Path("results/p"))
+    shutil.copytree("results/p", tmp_path / "again" / "results" / "p")
+    again = tmp_path / "again" / "results" / "p"
+    path = again / "ctf" / "shard_00001.star"
+    path.write_text(path.read_text().replace("20000", "20001"))
+    (again / "session" / "check" / "shard_00001.star").unlink()
+    (again / "ctf" / "more.star").write_text("data_a\n\n_b 1\n")
+
+    def states(**changes):
+        for name in ("session.check", "ctf.fit"):
+            file = again / "records" / name / "shard_00001.json"
+            content = {**json.loads(file.read_text()), "commit": None, "dirty": None}
+            file.write_text(json.dumps({**content, **(changes if name == "session.check" else {})}))
+        for job in crate.past.jobs:
+            job.record.update(commit=None, dirty=None)
+        return {row.name: row for row in compare_runs(crate, read_past_run(again))}
+
+    strict = states()
+    assert strict["ctf/shard_00001.star"].state == DIFFERS
+    assert strict["ctf/shard_00001.star"].why == []
+    assert strict["session/check/shard_00001.star"].state == MISSING
+    assert strict["ctf/more.star"].state == NEW
+    loose = states(threads=2)["ctf/shard_00001.star"]
+    assert loose.state == WITHIN
+    assert loose.why == ["threads 0 → 2"], "of the step before it"
+    (crate.past.folder / "ctf" / "shard_00001.star").unlink()
+    assert states(threads=2)["ctf/shard_00001.star"].state == DIFFERS, "digests alone tell no tolerance"
+
+
 def test_the_crate_is_the_same_for_the_same_run(work):
     past = read_past_run(Path("results/p"))
-    texts = [json.dumps(build_crate(past)["@graph"][3:]) for _ in range(2)]
-    assert texts[0] == texts[1]
+    first, second = ([e for e in build_crate(past)["@graph"] if e["@id"] != "./"] for _ in range(2))
+    assert first == second, "but for the time of the record itself"
+
+
+def test_a_project_that_was_moved_is_found_where_it_is_now(work, monkeypatch):
+    work.rename(work.with_name("moved"))
+    monkeypatch.chdir(work.with_name("moved"))
+    record(Path("results/p"))
+    crate = open_record(Path("results/p"))
+    assert crate.past.work == work.with_name("moved")
+    assert crate.gone_or_changed() == []
+    assert "session/check/shard_00001.star" in _ids(_graph()["#job/ctf.fit/shard_00001"]["object"])
