@@ -59,11 +59,11 @@ def match_by_name(table: pd.DataFrame, micrographs: Micrographs) -> Match:
         candidates = ours.get(PurePath(name).stem, [])
         place[name] = _closest(str(name), candidates, micrographs) if candidates else None
     best: dict[int, int] = defaultdict(int)
-    for name, row in place.items():
-        if row is not None:
-            best[row] = max(best[row], _folders_in_common(str(name), micrographs.name(row)))
-    for name, row in place.items():  # of another session
-        if row is not None and _folders_in_common(str(name), micrographs.name(row)) < best[row]:
+    for name, at in place.items():
+        if at is not None:
+            best[at] = max(best[at], _folders_in_common(str(name), micrographs.name(at)))
+    for name, at in place.items():  # of another session
+        if at is not None and _folders_in_common(str(name), micrographs.name(at)) < best[at]:
             place[name] = None
     found = [place[name] for name in table["rlnMicrographName"]]
     kept = [i for i, row in enumerate(found) if row is not None]
