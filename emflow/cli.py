@@ -110,6 +110,10 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
 PROJECT_COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("emflow.project.command:init", "Write a commented configuration for a folder of micrographs."),
     "plan": ("emflow.project.command:plan", "Say in words what a run would do, and why."),
+    "watch": (
+        "emflow.project.watch.command:watch",
+        "Follow an acquisition: process what comes, say how far behind, raise alarms.",
+    ),
     "unlock": ("emflow.project.command:unlock", "Remove the lock of a killed run, if nothing of it is left."),
     "doctor": ("emflow.project.command:doctor", "Check this machine: device, scheduler, disk, libraries."),
     "report": ("emflow.report.command:report", "Write the HTML page and summary.json of a project."),

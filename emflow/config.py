@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import Field, ValidationError
 
+from emflow.project.watch.config import Watch
 from emflow.step import EmflowError, Execution, Sample, StepConfig, own_fields, sample_fields
 
 ROOMS = (
@@ -59,6 +60,7 @@ class Settings(StepConfig):
     input: Input = Input()
     sample: Sample = Sample()
     execution: Execution = Execution()
+    watch: Watch = Watch()
     steps: dict[str, StepConfig] = {}
 
     def section(self, step: str) -> StepConfig:
@@ -71,13 +73,23 @@ class Settings(StepConfig):
         return json.dumps({"version": cfg.version, **cfg.model_dump(mode="json")})
 
     def as_mapping(self) -> dict[str, Any]:
-        """All settings as a configuration file holds them, each fact once."""
+        """All settings as a configuration file holds them, each fact once; without `watch`, whose addresses are
+        nobody else's business."""
         content = self.model_dump(mode="json", include={"project", "input", "sample", "execution"})
         for step, cfg in self.steps.items():
             room, verb = step.split(".")
             own = cfg.model_dump(mode="json", include=set(own_fields(type(cfg))))
             content.setdefault(room, {})[verb] = own
         return content
+
+
+GENERAL: dict[str, type[StepConfig]] = {
+    "input": Input,
+    "sample": Sample,
+    "execution": Execution,
+    "watch": Watch,
+}
+"""Sections that belong to no step."""
 
 
 def step_models() -> dict[str, type[StepConfig]]:
@@ -144,6 +156,7 @@ def validate(content: Mapping[str, Any]) -> Settings:
         "input": _build(Input, content.get("input"), "input"),
         "sample": sample,
         "execution": _build(Execution, content.get("execution"), "execution"),
+        "watch": _build(Watch, content.get("watch"), "watch"),
         "steps": steps,
     }
     return _build(Settings, whole, "")
@@ -177,8 +190,7 @@ def _known(content: Mapping[str, Any], allowed: list[str], prefix: str) -> None:
 
 def _paths() -> list[str]:
     """Dotted path of every key that a configuration may hold."""
-    general: dict[str, type[StepConfig]] = {"input": Input, "sample": Sample, "execution": Execution}
-    paths = [f"{section}.{name}" for section, model in general.items() for name in model.model_fields]
+    paths = [f"{section}.{name}" for section, model in GENERAL.items() for name in model.model_fields]
     return paths + [f"{step}.{name}" for step, model in step_models().items() for name in own_fields(model)]
 
 

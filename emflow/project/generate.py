@@ -15,7 +15,8 @@ from typing import Any
 import yaml
 from pydantic.fields import FieldInfo
 
-from emflow.config import Input, Settings, step_models
+from emflow.config import GENERAL, Input, Settings, step_models
+from emflow.project.watch.config import Watch
 from emflow.step import Execution, Sample, StepConfig, own_fields, sample_fields
 
 START, END = "<!-- settings -->", "<!-- /settings -->"
@@ -71,12 +72,7 @@ def default_yaml() -> str:
         "",
     ]
     lines += keys({"project": project}, 0)
-    general: list[tuple[str, type[StepConfig]]] = [
-        ("input", Input),
-        ("sample", Sample),
-        ("execution", Execution),
-    ]
-    for name, model in general:
+    for name, model in GENERAL.items():
         lines += ["", *comment(model.__doc__ or "", 0), f"{name}:", *keys(model.model_fields, 2)]
     rooms: dict[str, list[str]] = {}
     for step, model in step_models().items():
@@ -97,6 +93,7 @@ def schema() -> dict[str, Any]:
     properties["input"] = {"anyOf": [Input.model_json_schema(), {"type": "string"}]}
     properties["sample"] = Sample.model_json_schema()
     properties["execution"] = Execution.model_json_schema()
+    properties["watch"] = Watch.model_json_schema()
     for step, model in step_models().items():
         room, verb = step.split(".")
         part = model.model_json_schema()
@@ -144,13 +141,8 @@ def room_tables(room: str) -> str:
 
 def general_tables() -> str:
     """Return the general sections, for docs/configuration.md."""
-    general: list[tuple[str, type[StepConfig]]] = [
-        ("input", Input),
-        ("sample", Sample),
-        ("execution", Execution),
-    ]
     blocks = ["\n".join(table({"project": Settings.model_fields["project"]}))]
-    for name, model in general:
+    for name, model in GENERAL.items():
         text = textwrap.wrap(" ".join((model.__doc__ or "").split()), _WIDTH)
         blocks.append("\n".join([f"### `{name}`", "", *text, "", *table(model.model_fields)]))
     return "\n\n".join(blocks)

@@ -25,20 +25,14 @@ def hold(folder: Path) -> None:
     EmflowError
         If another run holds it, saying which; or if a killed run left Snakemake's lock.
     """
-    path = folder / ".lock"
-    if path.resolve() in _held:
+    if (folder / ".lock").resolve() in _held:
         return
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
+    handle = claim(folder)
+    if handle is None:
         raise EmflowError(
             f"{folder}: {holder(folder) or 'another snakemake'} is running this project. "
             "Two runs never work on one project: wait for it, or stop it (Ctrl-C) and start again."
-        ) from None
-    except OSError as error:  # a file system without flock: Snakemake's own lock remains
-        log.warning("%s: cannot be locked (%s); relying on Snakemake's own lock", path, error)
+        )
     left = snakemake_locks(folder.name)
     if left:
         os.close(handle)
@@ -46,10 +40,27 @@ def hold(folder: Path) -> None:
             f"{folder}: a run was killed and left Snakemake's lock. Run `emflow unlock {folder.name}`, then the "
             "same command again; what was finished is kept."
         )
+    _held[(folder / ".lock").resolve()] = handle
+
+
+def claim(folder: Path) -> int | None:
+    """Lock ``folder`` and write down who holds it; None if another process does.
+
+    Closing the handle that is returned, or the end of the process, frees it.
+    """
+    path = folder / ".lock"
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    except OSError as error:  # a file system without flock: Snakemake's own lock remains
+        log.warning("%s: cannot be locked (%s); relying on Snakemake's own lock", path, error)
     content = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
     os.ftruncate(handle, 0)
     os.write(handle, json.dumps(content).encode())
-    _held[path.resolve()] = handle
+    return handle
 
 
 def is_held(folder: Path) -> bool:
@@ -69,11 +80,11 @@ def is_held(folder: Path) -> bool:
     return False
 
 
-def holder(folder: Path) -> str:
+def holder(folder: Path, what: str = "snakemake") -> str:
     """Return who holds the project, in words; empty when nobody wrote it down."""
     with contextlib.suppress(OSError, ValueError, KeyError):
         content = json.loads((folder / ".lock").read_text(encoding="utf-8"))
-        return f"snakemake (process {content['pid']} on {content['host']}, since {content['since']})"
+        return f"{what} (process {content['pid']} on {content['host']}, since {content['since']})"
     return ""
 
 

@@ -1,12 +1,24 @@
 # One HTML page and summary.json, made from results only.
 
+on_the_fly = [
+    "<results>/session/quality.star",
+    "<results>/session/metrics.json",
+    expand("<results>/ctf/shard_{shard}.star", shard=project.shards),
+    expand("<results>/pick/shard_{shard}.star", shard=project.shards),
+    project.of("denoise", "<results>/denoise/shard_{shard}.star"),
+]
+
+
+# What keeps up with an acquisition (emflow watch): all that is made shard by shard, nothing that pools particles.
+rule live:
+    input:
+        on_the_fly,
+        expand("<results>/extract/shard_{shard}.star", shard=project.shards),
+
 
 rule report:
     input:
-        "<results>/session/quality.star",
-        "<results>/session/metrics.json",
-        expand("<results>/ctf/shard_{shard}.star", shard=project.shards),
-        expand("<results>/pick/shard_{shard}.star", shard=project.shards),
+        on_the_fly,
         "<results>/extract/particles.star",
         project.particles,
         "<results>/extract/recentered/particles.star",
@@ -16,7 +28,6 @@ rule report:
         "<results>/validate/metrics.json",
         "<results>/validate/local/metrics.json",
         "<results>/validate/particles/metrics.json",
-        project.of("denoise", "<results>/denoise/shard_{shard}.star"),
         project.of("heterogeneity", "<results>/heterogeneity/metrics.json"),
         project.of("heterogeneity", "<results>/validate/states/metrics.json"),
         (
