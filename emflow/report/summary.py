@@ -120,9 +120,12 @@ def _extract(results: Results) -> Numbers:
         path = results.path(*parts, "particles.star")
         if path is not None:
             numbers[name] = results.attempt(functools.partial(count_rows, path, "particles"), 0)
-    shards = shard_files(results.folder, "extract")
-    if shards and "particles" not in numbers:
+    shards, joined = shard_files(results.folder, "extract"), results.path("extract", "particles.star")
+    grown = joined is not None and any(p.stat().st_mtime_ns > joined.stat().st_mtime_ns for p in shards)
+    if shards and (joined is None or grown):  # a session that is still going on
         count = results.attempt(lambda: sum(count_rows(p, "particles") for p in shards), 0)
+        if count > numbers.get("particles", 0) and grown:
+            numbers["particles_since_map"] = count - numbers["particles"]
         numbers["particles"] = count
     return numbers
 
@@ -168,7 +171,9 @@ def stages(results: Results, summary: dict[str, Numbers]) -> list[Stage]:
     used = _used(results)
     lost = []
     if used is not None and extracted is not None and extracted > used:
-        lost = [("left out of the refinement", extracted - used)]
+        since = min(extract.get("particles_since_map", 0), extracted - used)
+        kinds = {"came since the map was made": since, "left out of the refinement": extracted - used - since}
+        lost = [(kind, count) for kind, count in kinds.items() if count]
     stages.append(Stage("in the map", used, "particles", lost))
     return stages
 
