@@ -32,14 +32,14 @@ def _entry(said: dict[str, Any]) -> dict[str, Any]:
     rows.append(("State", f"{said['state']}, {_time(said['updated'])}"))
     rows.append(("Micrographs seen", number(count["seen"])))
     if count["waiting"]:
-        rows.append(("Still being written, left alone", number(count["waiting"])))
+        rows.append(("Waiting: still being written, or not whole", number(count["waiting"])))
     rows.append(("Ready, not processed yet", f"{number(count['behind'])}; {catching_up(said)}"))
     rows.append(
         ("Processed", f"{number(count['processed'])}, of which {number(count['set_aside'])} set aside")
     )
     if said["in_per_hour"] is not None:
-        rows.append(("In the last hour", f"{said['in_per_hour']:.0f} an hour came"))
-        rows.append(("", f"{said['out_per_hour']:.0f} an hour were processed"))
+        rates = f"{said['in_per_hour']:.0f} an hour came, {said['out_per_hour']:.0f} an hour were processed"
+        rows.append(("Lately", rates))
     if said["capacity_per_hour"] is not None:
         rows.append(("While it works", f"{said['capacity_per_hour']:.0f} micrographs an hour"))
     if said["pooled_particles"]:

@@ -294,6 +294,8 @@ class Watcher:
 
     def _behind(self) -> int:
         """Micrographs that are ready and not processed; those that became ready since they were counted, too."""
+        if not self._counted:
+            return max(0, self.arrivals.ready - self.figures["processed"])
         return int(self.figures["behind"]) + self._appended
 
     def _figure(self) -> None:
