@@ -49,9 +49,11 @@ def summarise(results: Results) -> dict[str, Numbers]:
     """
     table = results.micrographs
     summary: dict[str, Numbers] = {"session": _session(results), "ctf": _ctf(table), "pick": _pick(table)}
-    summary["extract"] = _extract(results)
+    summary["extract"] = counted = _extract(results)
     for name, numbers in results.metrics.items():
         summary[name] = {**summary.get(name, {}), **numbers}
+    if "particles_since_map" in counted:  # what extract join wrote is of an earlier day
+        summary["extract"] |= counted
     summary["cost"] = _cost(results)
     summary["simulation"] = results.facts
     return {name: {k: _plain(v) for k, v in numbers.items()} for name, numbers in summary.items() if numbers}

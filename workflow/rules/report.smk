@@ -16,26 +16,31 @@ rule live:
         expand("<results>/extract/shard_{shard}.star", shard=project.shards),
 
 
+shown = [
+    on_the_fly,
+    "<results>/extract/particles.star",
+    project.particles,
+    "<results>/extract/recentered/particles.star",
+    "<results>/reconstruct/abinitio/metrics.json",
+    "<results>/reconstruct/refine/metrics.json",
+    project.wanted("reconstruct.ctf", "<results>/reconstruct/ctf/metrics.json"),
+    "<results>/validate/metrics.json",
+    "<results>/validate/local/metrics.json",
+    "<results>/validate/particles/metrics.json",
+    project.of("heterogeneity", "<results>/heterogeneity/metrics.json"),
+    project.of("heterogeneity", "<results>/validate/states/metrics.json"),
+    (
+        ["<results>/reconstruct/classes/metrics.json"]
+        if project.settings.section("reconstruct.classes").n_classes > 1
+        else []
+    ),
+    ["<results>/simulate/metrics.json"] if project.settings.input.truth else [],
+]
+
+
 rule report:
     input:
-        on_the_fly,
-        "<results>/extract/particles.star",
-        project.particles,
-        "<results>/extract/recentered/particles.star",
-        "<results>/reconstruct/abinitio/metrics.json",
-        "<results>/reconstruct/refine/metrics.json",
-        project.wanted("reconstruct.ctf", "<results>/reconstruct/ctf/metrics.json"),
-        "<results>/validate/metrics.json",
-        "<results>/validate/local/metrics.json",
-        "<results>/validate/particles/metrics.json",
-        project.of("heterogeneity", "<results>/heterogeneity/metrics.json"),
-        project.of("heterogeneity", "<results>/validate/states/metrics.json"),
-        (
-            ["<results>/reconstruct/classes/metrics.json"]
-            if project.settings.section("reconstruct.classes").n_classes > 1
-            else []
-        ),
-        ["<results>/simulate/metrics.json"] if project.settings.input.truth else [],
+        shown,
     output:
         page="<results>/report/index.html",
         summary="<results>/report/summary.json",
