@@ -51,10 +51,15 @@ def claim(folder: Path) -> int | None:
     path = folder / ".lock"
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        return None
+        for attempt in (1, 2, 3):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:  # somebody who only asks (is_held) is gone in an instant
+                if attempt == 3:
+                    os.close(handle)
+                    return None
+                time.sleep(0.05)
     except OSError as error:  # a file system without flock: Snakemake's own lock remains
         log.warning("%s: cannot be locked (%s); relying on Snakemake's own lock", path, error)
     content = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
@@ -70,7 +75,7 @@ def is_held(folder: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:

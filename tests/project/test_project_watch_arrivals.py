@@ -130,6 +130,17 @@ def test_temporary_names_renames_vanishing_and_replacing(raw: Path) -> None:
     assert ready() == ["b.mrc", "a.mrc", "b.mrc"]
 
 
+def test_names_that_are_no_text(raw: Path) -> None:
+    content = image(Path("whole.mrc"))
+    strange = ["caf\udce9.mrc", "tab\there.mrc", "ein Bild.mrc"]
+    for name in [*strange, "line\nbreak.mrc"]:
+        (raw / name).write_bytes(content)
+    watch = arrivals()
+    assert [watch.look(t) for t in (0.0, 60.0, 6000.0)] == [0, 3, 0], "a line break would break the list"
+    assert sorted(ready()) == sorted(strange)
+    assert arrivals().ready == 3
+
+
 def test_a_folder_that_is_out_of_sight_for_days_loses_nothing(raw: Path) -> None:
     image(raw / "a.mrc")
     watch = arrivals()

@@ -85,12 +85,7 @@ def watching(folder: Path) -> Iterator[None]:
         If there is another, saying which.
     """
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-    handle = None
-    for _ in range(3):  # a run that asks whether somebody watches holds it for an instant
-        handle = claim(folder / FOLDER)
-        if handle is not None:
-            break
-        time.sleep(0.2)
+    handle = claim(folder / FOLDER)
     if handle is None:
         raise EmflowError(
             f"{folder}: {holder(folder / FOLDER, 'emflow watch') or 'another emflow watch'} watches this project "
@@ -113,7 +108,12 @@ def follow(watcher: Watcher, once: bool) -> None:
     wakes, wake = os.pipe()
     os.set_blocking(wakes, False)
     os.set_blocking(wake, False)
-    before = {number: signal.signal(number, count) for number in (*_SIGNALS, signal.SIGCHLD)}
+    heard = [
+        number for number in _SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+    ]
+    before = {
+        number: signal.signal(number, count) for number in (*heard, signal.SIGCHLD)
+    }  # nohup is respected
     written = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     try:
         said, when = "", float("-inf")
@@ -122,7 +122,7 @@ def follow(watcher: Watcher, once: bool) -> None:
             status = watcher.status("processing" if watcher.child else "watching")
             now, text = time.monotonic(), line(status)
             if text != said and now - when >= (10 if sys.stdout.isatty() else 60):
-                print(f"{datetime.now():%H:%M:%S} {text}", flush=True)
+                _say(text)
                 said, when = text, now
             if once and watcher.finished():
                 break
@@ -131,13 +131,18 @@ def follow(watcher: Watcher, once: bool) -> None:
         if signals:
             log.info("stopping; once more Ctrl-C hurries")
         watcher.stop(lambda: signals)
-        print(f"{datetime.now():%H:%M:%S} {line(watcher.status('stopped'))}", flush=True)
+        _say(line(watcher.status("stopped")))
     finally:
         signal.set_wakeup_fd(written)
         for number, handler in before.items():
             signal.signal(number, handler)
         os.close(wakes)
         os.close(wake)
+
+
+def _say(text: str) -> None:
+    """Print with the time; names of files need not be UTF-8."""
+    print(f"{datetime.now():%H:%M:%S} {text}".encode("utf-8", "replace").decode(), flush=True)
 
 
 def _of_folder(source: str, configfile: Path) -> Settings:

@@ -14,7 +14,7 @@ class Watch(StepConfig):
     """A file is ready once its size and time, and those of what belongs to it, have not changed for so long."""
     give_up_s: float = Field(1800.0, ge=0)
     """A file that has settled but is cut short or lacks its sidecar is passed on after so long, to be set aside."""
-    sidecar: str | None = None
+    sidecar: str | None = Field(None, pattern=r"\{(name|file)\}")
     """File that must lie beside each micrograph: a pattern with {name} (base name without suffix), {file} (base name) or
     {folder}, such as {folder}/{file}.mdoc."""
     sidecar_without: str = ""

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from emflow.io.atomic import write_text
+from emflow.io.listing import stat_file
 from emflow.io.star import read_star
 from emflow.project.watch.ready import FOLDER, ReadyList, is_followed
 from emflow.report.gather import count_rows, shard_files
@@ -27,7 +28,7 @@ _FAILED_FIT_ANGSTROM = 100.0
 
 def figures(project: Path, last: int) -> dict[str, Any]:
     """Count; ``last`` micrographs are compared with those before them."""
-    ready = {item.identity for item in ReadyList(project).read() if is_followed(item.name)}
+    ready = {item.identity: item for item in ReadyList(project).read() if is_followed(item.name)}
     path = project / "session" / "quality.star"
     table = read_star(path)["micrographs"] if path.is_file() else pd.DataFrame()
     done = set(table["emflowMicrographId"]) if len(table) else set()
@@ -40,7 +41,9 @@ def figures(project: Path, last: int) -> dict[str, Any]:
         "processed": len(done),
         "accepted": accepted,
         "set_aside": len(done) - accepted,
-        "behind": len(ready - done),
+        "behind": sum(
+            stat_file(item.name) == item for identity, item in ready.items() if identity not in done
+        ),
         "particles": sum(shard[2] for shard in shards.values()),
         "pooled_particles": count_rows(pooled, "particles") if pooled.is_file() else None,
         "ctf": compare(_resolutions(sound), last),
