@@ -1,6 +1,6 @@
 """What `emflow watch` itself needs: memory over many runs, CPU time of a look, with many micrographs.
 
-    python benchmarks/watch.py [--files 50000] [--runs 200] [--write]
+    python benchmarks/watch.py [--files 5000] [--runs 200] [--write]
 
 A folder of FILES micrographs (links to one) is watched; RUNS times a new one comes, and a run, a count and a report
 are started, each replaced by `true`. The clock is moved by hand, so that nothing waits. Prints one JSON line: resident
@@ -89,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--files", type=int, default=50_000)
+    parser.add_argument("--files", type=int, default=5000)
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()

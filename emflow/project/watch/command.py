@@ -119,8 +119,7 @@ def follow(watcher: Watcher, once: bool) -> None:
         said, when = "", float("-inf")
         while not signals:
             watcher.turn()
-            status = watcher.status("processing" if watcher.child else "watching")
-            now, text = time.monotonic(), line(status)
+            now, text = time.monotonic(), line(watcher.status())
             if text != said and now - when >= (10 if sys.stdout.isatty() else 60):
                 _say(text)
                 said, when = text, now

@@ -70,7 +70,7 @@ class Watcher:
         self.failed: dict[str, list[str]] = {}
         """Kind of run → rules that failed when it last ran; ["?"] where snakemake named none."""
         self.blocked = ""
-        """Who else holds the project."""
+        """Why no run can start."""
         self.cycles = 0
         self.last_cycle: dict[str, Any] = {}
         self.quiet_since = clock()
@@ -96,7 +96,7 @@ class Watcher:
         self._judge(now)
         self.alarms.deliver(now)
         self._keep()
-        self._store("watch.json", self.status("processing" if self.child else "watching"), self.folder)
+        self._store("watch.json", self.status(), self.folder)
 
     def finished(self) -> bool:
         """Whether all that is there has been processed, as far as it can be."""
@@ -227,7 +227,7 @@ class Watcher:
             return False
         self.blocked = ""
         if is_held(self.folder):
-            self.blocked = holder(self.folder) or "another snakemake"
+            self.blocked = f"{holder(self.folder) or 'another snakemake'} runs this project"
         elif snakemake_locks(self.project):
             try:
                 unlock_project(self.project, wait_s=1.0)
@@ -252,18 +252,14 @@ class Watcher:
         for reading in readings(self.cfg, facts):
             self.alarms.judge(reading.alarm, reading.on, reading.off, reading.text, _now())
 
-    def status(self, state: str) -> dict[str, Any]:
-        """Everything that watch.json says."""
+    def status(self, state: str = "") -> dict[str, Any]:
+        """Everything that watch.json says; the state is what it is, unless it is given."""
         waiting = self.arrivals.waiting(self.arrivals.seen)
         rates, behind = self.pace.per_hour(), self._behind()
-        if state == "watching" and self.blocked:
-            state = f"waiting: {self.blocked} runs this project"
-        elif state == "watching" and self.arrivals.problem:
-            state = f"waiting: {self.arrivals.problem}"
         child = self.child
         return {
             "project": self.project,
-            "state": state,
+            "state": state or self._state(),
             "updated": _now(),
             "began": self._began,
             "process": os.getpid(),
@@ -291,6 +287,13 @@ class Watcher:
             "undelivered": self.alarms.undelivered,
             "waiting_files": [{"name": name, "why": why} for name, why in waiting[:_LISTED]],
         }
+
+    def _state(self) -> str:
+        if self.child is not None and self.child.kind in ("live", "whole"):
+            return "processing"
+        if self.blocked:
+            return f"waiting: {self.blocked}"
+        return f"waiting: {self.arrivals.problem}" if self.arrivals.problem else "watching"
 
     def _behind(self) -> int:
         """Micrographs that are ready and not processed; those that became ready since they were counted, too."""
