@@ -23,12 +23,6 @@ wildcard_constraints:
     shard=r"\d+",
 
 
-rule all:
-    default_target: True
-    input:
-        "<results>/report/index.html",
-
-
 onstart:
     from emflow.project.disk import require_space
 
@@ -38,6 +32,15 @@ onstart:
 for room in project.rooms:
 
     include: f"workflow/rules/{room}.smk"
+
+
+# What the page shows is asked for beside the page: one that `emflow report` or `emflow watch` made of unfinished results
+# must not pass for a finished run.
+rule all:
+    default_target: True
+    input:
+        shown,
+        "<results>/report/index.html",
 
 
 fit_to_site(workflow)

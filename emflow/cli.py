@@ -116,6 +116,10 @@ PROJECT_COMMANDS: dict[str, tuple[str, str]] = {
         "emflow.project.command:plan",
         "Say in words what a run would do and why, and what it would cost.",
     ),
+    "watch": (
+        "emflow.project.watch.command:watch",
+        "Follow an acquisition: process what comes, say how far behind, raise alarms.",
+    ),
     "restart": ("emflow.project.command:restart", "Have a pooling stage begin anew at the next run."),
     "upgrade": ("emflow.project.command:upgrade", "Take the steps' newer versions, which reruns them."),
     "branch": (

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import Field, ValidationError
 
+from emflow.project.watch.config import Watch
 from emflow.step import EmflowError, Execution, Sample, Session, StepConfig, own_fields, sample_fields
 
 ROOMS = (
@@ -77,6 +78,7 @@ class Settings(StepConfig):
     sample: Sample = Sample()
     execution: Execution = Execution()
     increments: Increments = Increments()
+    watch: Watch = Watch()
     steps: dict[str, StepConfig] = {}
 
     def section(self, step: str) -> StepConfig:
@@ -89,7 +91,8 @@ class Settings(StepConfig):
         return json.dumps({"version": cfg.version, **cfg.model_dump(mode="json")})
 
     def as_mapping(self) -> dict[str, Any]:
-        """All settings as a configuration file holds them, each fact once."""
+        """All settings as a configuration file holds them, each fact once; without `watch`, whose addresses are
+        nobody else's business."""
         content = self.model_dump(
             mode="json", include={"project", "input", "sample", "execution", "increments"}
         )
@@ -105,6 +108,7 @@ GENERAL: dict[str, type[StepConfig]] = {
     "sample": Sample,
     "execution": Execution,
     "increments": Increments,
+    "watch": Watch,
 }
 """Sections that belong to no step."""
 
@@ -174,6 +178,7 @@ def validate(content: Mapping[str, Any]) -> Settings:
         "sample": sample,
         "execution": build(Execution, content.get("execution"), "execution"),
         "increments": build(Increments, content.get("increments"), "increments"),
+        "watch": build(Watch, content.get("watch"), "watch"),
         "steps": steps,
     }
     return build(Settings, whole, "")

@@ -99,6 +99,21 @@ def image_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
     return _one_image(source, read_header(source).shape)
 
 
+def check_whole(path: str | os.PathLike[str]) -> None:
+    """Make sure that a file is as long as its header says; no pixel is read.
+
+    Raises
+    ------
+    EmflowError
+        Missing, cut short, or of an unknown format.
+    """
+    source = Path(path)
+    if source.suffix.lower() in TIFF_SUFFIXES:
+        with _open_tiff(source):
+            return
+    read_header(source)
+
+
 def header_pixel_size(path: str | os.PathLike[str]) -> float | None:
     """Pixel size that the header tells, in ångström; None where it tells nothing (TIFF, 0, or mrcfile's 1)."""
     if Path(path).suffix.lower() in TIFF_SUFFIXES:

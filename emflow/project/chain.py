@@ -19,6 +19,7 @@ from emflow.io.atomic import write_text
 from emflow.project.lock import hold
 from emflow.project.memory import Memory, in_words, keep, kept_back, params_of, recall, with_versions
 from emflow.project.stages import decide_frozen, lineages, store_frozen, stored_frozen
+from emflow.project.watch.ready import is_followed, ready_files
 from emflow.step import EmflowError
 
 EXAMPLE = "config/demo.yaml"
@@ -253,9 +254,15 @@ def find_shards(settings: Settings, pretend: Path | None = None) -> dict[str, st
 
     given, cfg = settings.input, settings.section("session.find")
     assert isinstance(cfg, SessionFind)
-    folder = Path("results") / settings.project / "session"
+    folder = Path("results") / settings.project
     shards = find_session(
-        given.micrographs, folder, cfg, even=given.even, odd=given.odd, write=pretend is None
+        given.micrographs,
+        folder / "session",
+        cfg,
+        even=given.even,
+        odd=given.odd,
+        write=pretend is None,
+        ready=ready_files(folder) if is_followed(given.micrographs) else None,
     )
     lists = {}
     for shard in shards:

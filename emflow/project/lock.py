@@ -25,6 +25,7 @@ from emflow.step import EmflowError
 
 log = logging.getLogger("emflow")
 _held: dict[Path, int] = {}
+_claimed: set[int] = set()
 
 BEAT_S = 30.0
 """How often a run renews the time of its lock file."""
@@ -40,29 +41,48 @@ def hold(folder: Path) -> None:
     EmflowError
         If another run holds it, saying which; or if a killed run left Snakemake's lock.
     """
-    path = folder / ".lock"
-    if path.resolve() in _held:
+    if (folder / ".lock").resolve() in _held:
         return
+    handle = claim(folder)
+    if handle is None:
+        raise EmflowError(
+            f"{folder}: {holder(folder) or 'another snakemake'} is running this project. "
+            "Two runs never work on one project: wait for it, or stop it (Ctrl-C) and start again."
+        )
+    left = snakemake_locks(folder.name)
+    if left:
+        release(handle)
+        raise EmflowError(
+            f"{folder}: a run was killed and left Snakemake's lock. Run `emflow unlock {folder.name}`, then the "
+            "same command again; what was finished is kept."
+        )
+    _held[(folder / ".lock").resolve()] = handle
+
+
+def claim(folder: Path) -> int | None:
+    """Lock ``folder`` and write down who holds it; None if another process does.
+
+    :func:`release`, or the end of the process, frees it. Until then the file's time is renewed.
+    """
+    path = folder / ".lock"
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise _busy(folder) from None
+        for attempt in (1, 2, 3):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:  # somebody who only asks (is_held) is gone in an instant
+                if attempt == 3:
+                    os.close(handle)
+                    return None
+                time.sleep(0.05)
     except (
         OSError
     ) as error:  # a file system without flock: what the file says remains, and Snakemake's own lock
         log.warning("%s: cannot be locked (%s); relying on what it says of its holder", path, error)
     if _recorded_alive(folder):
         os.close(handle)
-        raise _busy(folder)
-    left = snakemake_locks(folder.name)
-    if left:
-        os.close(handle)
-        raise EmflowError(
-            f"{folder}: a run was killed and left Snakemake's lock. Run `emflow unlock {folder.name}`, then the "
-            "same command again; what was finished is kept."
-        )
+        return None
     content = {
         "pid": os.getpid(),
         "host": platform.node(),
@@ -71,9 +91,16 @@ def hold(folder: Path) -> None:
     }
     os.ftruncate(handle, 0)
     os.pwrite(handle, json.dumps(content).encode(), 0)
-    _held[path.resolve()] = handle
+    _claimed.add(handle)
     atexit.register(_sign_off, handle, os.getpid())
     threading.Thread(target=_beat, args=(handle,), name="project-lock", daemon=True).start()
+    return handle
+
+
+def release(handle: int) -> None:
+    """Free what :func:`claim` locked."""
+    _sign_off(handle, os.getpid())
+    os.close(handle)
 
 
 def is_held(folder: Path) -> bool:
@@ -93,7 +120,7 @@ def is_held(folder: Path) -> bool:
     return _recorded_alive(folder)
 
 
-def holder(folder: Path) -> str:
+def holder(folder: Path, what: str = "snakemake") -> str:
     """Return who holds the project, in words; empty when nobody wrote it down."""
     content = _content(folder)
     if not content:
@@ -101,7 +128,7 @@ def holder(folder: Path) -> str:
     sign = ""
     if content["host"] != platform.node():
         sign = f", last sign of life {max(0.0, _age_s(folder)):.0f} s ago"
-    return f"snakemake (process {content['pid']} on {content['host']}, since {content['since']}{sign})"
+    return f"{what} (process {content['pid']} on {content['host']}, since {content['since']}{sign})"
 
 
 def snakemake_locks(project: str, where: Path = Path(".snakemake/locks")) -> list[Path]:
@@ -113,13 +140,6 @@ def snakemake_locks(project: str, where: Path = Path(".snakemake/locks")) -> lis
             if any(line.startswith(prefix) for line in path.read_text(encoding="utf-8").splitlines()):
                 found.append(path)
     return found
-
-
-def _busy(folder: Path) -> EmflowError:
-    return EmflowError(
-        f"{folder}: {holder(folder) or 'another snakemake'} is running this project. "
-        "Two runs never work on one project: wait for it, or stop it (Ctrl-C) and start again."
-    )
 
 
 def _content(folder: Path) -> dict[str, Any]:
@@ -163,15 +183,14 @@ def _age_s(folder: Path) -> float:
 
 
 def _beat(handle: int) -> None:
-    while True:
-        time.sleep(BEAT_S)
-        try:
+    while handle in _claimed:
+        with contextlib.suppress(OSError):  # the file system may be away for a while
             os.utime(handle)
-        except OSError:  # the file system is away for a while, or the file was closed
-            continue
+        time.sleep(BEAT_S)
 
 
 def _sign_off(handle: int, pid: int) -> None:
-    if os.getpid() == pid:
+    if os.getpid() == pid and handle in _claimed:
+        _claimed.discard(handle)
         with contextlib.suppress(OSError):
             os.ftruncate(handle, 0)

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from emflow import __version__
 from emflow.io.star import numbers_of
 from emflow.report import words
+from emflow.report.acquisition import acquisition_entry
 from emflow.report.embed import (
     ctf_figure,
     drawn_uri,
@@ -91,6 +92,7 @@ def context(results: Results, summary: dict[str, Numbers]) -> dict[str, Any]:
         "project": project,
         "version": __version__,
         "css": (Path(__file__).parent / "page.css").read_text(encoding="utf-8"),
+        "acquisition": acquisition_entry(results),
         "headline": headline(summary, way, claim["verdict"] if claim else "pass"),
         "claim": claim,
         "sample": {k: v for k, v in (results.settings.get("sample") or {}).items() if v is not None},

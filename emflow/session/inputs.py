@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,7 @@ def find_session(
     even: str | None = None,
     odd: str | None = None,
     write: bool = True,
+    ready: Collection[tuple[str, int, int]] | None = None,
 ) -> list[Shard]:
     """Find the session's micrographs (name, size and time; no pixel) and bring the shards' lists up to date.
 
@@ -48,6 +49,9 @@ def find_session(
         Where the lists are stored.
     write
         False computes the lists as they would be and changes nothing (dry run).
+    ready
+        Name, size and time (ns) of the files that may be taken; new files beside them are still being written,
+        and left alone. None takes all.
 
     Returns
     -------
@@ -73,7 +77,14 @@ def find_session(
         return stored
     optics = as_text(optics)
     before = [_members(shard.table) for shard in stored]
-    after = append(before, _members(table), cfg.shard_size, refresh=tuple(HALF_SUMS))
+    seen = _members(table)
+    if ready is not None:
+        seen = _ready(seen, ready, {member.identity for shard in before for member in shard})
+        if not (seen or stored):
+            raise EmflowError(
+                f"'{micrographs}': emflow watch holds no micrograph ready yet; wait, or stop it."
+            )
+    after = append(before, seen, cfg.shard_size, refresh=tuple(HALF_SUMS))
     shards = []
     settled: dict[tuple[object, ...], tuple[pd.DataFrame, bool]] = {}
     for number, members in enumerate(after, start=1):
@@ -117,6 +128,18 @@ def _sessions(
     table, optics = list_sessions(sessions, cfg, even, odd, known)
     refuse_regrouped(groups, table)
     return table, optics
+
+
+def _ready(
+    seen: list[Member], ready: Collection[tuple[str, int, int]], known: Collection[str]
+) -> list[Member]:
+    """Those that are ready, and those that were taken before, wherever they are now."""
+    return [
+        member
+        for member in seen
+        if member.identity in known
+        or (member.name, *(int(member.columns[column]) for column in LIST_COLUMNS)) in ready
+    ]
 
 
 def _groups(optics: pd.DataFrame, old: Shard | None, used: set[str]) -> pd.DataFrame:
