@@ -140,6 +140,7 @@ def test_full_shards_are_counted_without_reading_all_lists(project, tmp_path):
         lists[f"{number:05d}"] = str(path)
     work = workload(settings, lists)
     assert work.micrographs == 997
+    assert not work.sized, "there are no such micrographs"
     assert not work.counted
     assert shard_of("shard_00012.json") == shard_of("denoised_00012.json") == "00012"
     assert shard_of("all.json") is None
