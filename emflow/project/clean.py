@@ -84,8 +84,8 @@ def remove(project: str, found: Iterable[Waste]) -> int:
         The project is running, or a file lies outside of it.
     """
     folder = Path("results") / project
-    _require_idle(project, folder)
     hold(folder)
+    _require_no_steps(project, folder)
     given = 0
     for waste in found:
         for path in waste.paths:
@@ -111,6 +111,10 @@ def _require_idle(project: str, folder: Path) -> None:
         raise EmflowError(
             f"{folder}: {holder(folder) or 'a snakemake'} is running this project. Wait for it."
         )
+    _require_no_steps(project, folder)
+
+
+def _require_no_steps(project: str, folder: Path) -> None:
     left = [f"process {pid}" for pid, _ in running_steps(project)] + [f"job {job}" for job in queued_jobs()]
     if left:
         raise EmflowError(f"{folder}: steps are still running ({', '.join(left)}). Wait for them.")

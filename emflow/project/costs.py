@@ -89,20 +89,18 @@ class Costs:
         units = rate.count(load, settings)
         known = self._history(step, record, rate)
         gpu = gpu and self._gpus > 0
-        if known is None or known.on_gpu != gpu:
-            work, source = rate.unit_s * units, "shipped" if step in RATES and not gpu else "guess"
-            fixed, factor, speed = rate.fixed_s, rate.factor, float(threads**_THREADS_POWER)
-            if gpu:
-                return Cost(
-                    fixed + work / GPU_SPEED, work / GPU_SPEED, START_WALL_S + work / GPU_SPEED,
-                    max(factor, GPU_FACTOR), source,
-                )  # fmt: skip
-        else:
+        if known is not None and known.on_gpu == gpu:
             work, fixed, source = known.unit_s * units, known.fixed_s, "own"
             far = max(units, known.units) / max(min(units, known.units), 1e-9)
             factor = min(_OWN_FACTOR * far**0.15, max(rate.factor, 4.0))
             speed = known.speed if gpu else known.speed * (threads / known.threads) ** _THREADS_POWER
-        if not self._work.counted and rate.count(load, settings) != rate.count(_few(load), settings):
+        else:
+            work, fixed, factor = rate.unit_s * units, rate.fixed_s, rate.factor
+            source = "shipped" if step in RATES and not gpu else "guess"
+            speed = threads**_THREADS_POWER
+            if gpu:
+                work, speed, factor = work / GPU_SPEED, 1.0, max(factor, GPU_FACTOR)
+        if not self._work.counted and units != rate.count(_few(load), settings):
             factor *= GUESS_FACTOR
         wall = START_WALL_S + work / max(speed, 0.05)
         return Cost(fixed + work, wall if gpu else 0.0, wall, factor, source)

@@ -155,6 +155,10 @@ def in_figures(found: Estimate) -> str:
             f"      Nothing has been picked yet: {found.work.particles_per_micrograph:.0f} particles a micrograph are "
             "a guess, good to a factor of 3 either way. Plan again when a shard has been picked."
         )
+    if not found.work.sized:
+        lines.append(
+            f"      None of the first micrographs could be read: {found.work.megapixels:.0f} megapixels each are a guess."
+        )
     lines += [f"      {line}" for line in shortage(found)]
     return "\n".join(lines)
 

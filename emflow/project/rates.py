@@ -142,7 +142,7 @@ COARSE = ("extract.run", "extract.join", "classify.run", "classify.select", "rec
 """Steps on the binned images; later ones are on the fine ones."""
 
 Bytes = Callable[[Load, Settings], float]
-_ROW = 350.0
+_ROW = 250.0
 """Bytes of a particle in a table that extraction writes; later tables have more columns."""
 
 
@@ -163,7 +163,7 @@ KEPT: dict[str, Bytes] = {
     "classify.run": lambda load, s: 400 * load.particles,
     "classify.select": lambda load, s: 400 * load.particles,
     "reconstruct.abinitio": lambda load, s: 300 * load.particles + 24 * load.box_px**3,
-    "reconstruct.refine": lambda load, s: 500 * load.particles + 24 * load.box_px**3,
+    "reconstruct.refine": lambda load, s: 300 * load.particles + 24 * load.box_px**3,
     "reconstruct.ctf": lambda load, s: 400 * load.particles,
     "reconstruct.sharpen": lambda load, s: 12 * load.box_px**3,
     "reconstruct.classes": lambda load, s: 500 * load.particles + 8 * load.box_px**3 * s.get("n_classes", 1),

@@ -14,6 +14,8 @@ from emflow.step import EmflowError
 
 GUESSED_PER_MICROGRAPH = 150.0
 GUESSED_MEGAPIXELS = 16.0
+_TRIED = 5
+"""Micrographs whose headers are tried for their size."""
 SHOWN, _SHOWN_MICROGRAPHS = "shown", 6
 """The micrographs that are denoised for the report: a shard of its own."""
 GUESS_FACTOR = 3.0
@@ -33,6 +35,8 @@ class Workload:
     cut_px: float
     coarse_px: float
     fine_px: float
+    sized: bool = True
+    """Whether a micrograph's size was read; else it is a guess."""
 
     @property
     def micrographs(self) -> int:
@@ -60,20 +64,22 @@ def workload(settings: Settings, lists: dict[str, str]) -> Workload:
     """
     folder = Path("results") / settings.project
     numbers = sorted(lists)
-    counts, first = {}, ""
+    counts: dict[str, int] = {}
+    first: list[str] = []
     # full shards are equal: the first, the last and a few are enough
     read = set(numbers[:3] + numbers[-3:])
     for number in numbers:
         if number in read:
             names = _names(Path(lists[number]))
-            first = first or (names[0] if names else "")
+            first = first or names[:_TRIED]
             counts[number] = len(names)
     full = max(counts.values(), default=0)
     per, counted = _particles(folder)
-    cut, coarse, fine = _boxes(settings)
+    shards = {number: counts.get(number, full) for number in numbers}
+    size = _megapixels(first)
     return Workload(
-        {number: counts.get(number, full) for number in numbers}, _megapixels(first), per, counted, cut, coarse, fine
-    )  # fmt: skip
+        shards, size or GUESSED_MEGAPIXELS, per, counted, *_boxes(settings), sized=size is not None
+    )
 
 
 def load_then(folder: Path, step: str, megapixels: float, cut_px: float) -> Load | None:
@@ -101,16 +107,17 @@ def _names(path: Path) -> list[str]:
     return [row.split()[0] for row in rows]
 
 
-def _megapixels(name: str) -> float:
+def _megapixels(names: list[str]) -> float | None:
+    """Size of the first micrograph that can be read."""
     from emflow.io.image import image_shape
 
-    if not name:
-        return GUESSED_MEGAPIXELS
-    try:
-        height, width = image_shape(name)
-    except (EmflowError, OSError):
-        return GUESSED_MEGAPIXELS
-    return height * width / 1e6
+    for name in names:
+        try:
+            height, width = image_shape(name)
+        except (EmflowError, OSError):
+            continue
+        return height * width / 1e6
+    return None
 
 
 def _particles(folder: Path) -> tuple[float, bool]:

@@ -124,8 +124,8 @@ def test_a_damaged_record_is_left_out(project):
 def test_guessed_particles_widen_what_depends_on_them_and_nothing_else(project):
     _, settings = project
     guessed = Workload(WORK.shards, 16.0, 200.0, False, 300, 64, 256)
-    for step, wider in (("reconstruct.refine", 3.0), ("ctf.fit", 1.0)):
-        pair = [Costs(settings, work).of(step, "all", None, 1, False).factor for work in (guessed, WORK)]
+    for step, gpus, wider in (("reconstruct.refine", 0, 3), ("reconstruct.refine", 1, 3), ("ctf.fit", 0, 1)):
+        pair = [Costs(settings, work, gpus).of(step, "all", None, 1, True).factor for work in (guessed, WORK)]
         assert pair[0] == pytest.approx(wider * pair[1])
 
 
@@ -140,6 +140,7 @@ def test_full_shards_are_counted_without_reading_all_lists(project, tmp_path):
         lists[f"{number:05d}"] = str(path)
     work = workload(settings, lists)
     assert work.micrographs == 997
+    assert not work.sized, "there are no such micrographs"
     assert not work.counted
     assert shard_of("shard_00012.json") == shard_of("denoised_00012.json") == "00012"
     assert shard_of("all.json") is None
