@@ -28,6 +28,7 @@ _IMAGES = {".mrc", ".mrcs", ".png", ".safetensors", ".npy", ".npz"}
 """Binary results: never changed in place, and naming no files."""
 _TEXTS = {".star", ".json", ".yaml", ".csv", ".txt", ".cxc", ".cif", ".pdb", ".xml"}
 """Results that may name files of the project; never changed in place."""
+_LEFT_OUT = (Path("report"), Path("watch"))
 _CHUNK = 1 << 24
 
 
@@ -130,12 +131,12 @@ def _change(text: str) -> dict[str, Any]:
 def _results(parent: Path) -> Iterator[tuple[Path, Path]]:
     """Files that a branch takes over, and where they go.
 
-    Not the report, which names the project and is soon made; nor what is disposable or belongs to a step that was
+    Not the report, which names the project and is soon made; nor what a watcher keeps; nor what is disposable or belongs to a step that was
     interrupted: checkpoints are bound to their project.
     """
     for where, folders, names in os.walk(parent):
         here = Path(where).relative_to(parent)
-        folders[:] = [f for f in folders if f != ".checkpoint" and (here / f) != Path("report")]
+        folders[:] = [f for f in folders if f != ".checkpoint" and (here / f) not in _LEFT_OUT]
         for name in folders:
             if (parent / here / name).is_symlink():
                 raise EmflowError(
@@ -146,7 +147,7 @@ def _results(parent: Path) -> Iterator[tuple[Path, Path]]:
             disposable = name.endswith(".store") or ".partial" in name or ".growing" in name
             if disposable or name == ".lock" or (name.startswith(".checkpoint")):
                 continue
-            if here == Path("records") / "report" or (here / name) == Path("settings.yaml"):
+            if here == Path("records") / "report" or (here / name) in (Path("settings.yaml"), Path("watch.json")):
                 continue
             yield parent / here / name, here / name
 
