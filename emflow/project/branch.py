@@ -131,8 +131,8 @@ def _change(text: str) -> dict[str, Any]:
 def _results(parent: Path) -> Iterator[tuple[Path, Path]]:
     """Files that a branch takes over, and where they go.
 
-    Not the report, which names the project and is soon made; nor what a watcher keeps; nor what is disposable or belongs to a step that was
-    interrupted: checkpoints are bound to their project.
+    Not the report, which names the project and is soon made; nor what a watcher keeps; nor what is disposable or
+    belongs to a step that was interrupted: checkpoints are bound to their project.
     """
     for where, folders, names in os.walk(parent):
         here = Path(where).relative_to(parent)
@@ -147,7 +147,10 @@ def _results(parent: Path) -> Iterator[tuple[Path, Path]]:
             disposable = name.endswith(".store") or ".partial" in name or ".growing" in name
             if disposable or name == ".lock" or (name.startswith(".checkpoint")):
                 continue
-            if here == Path("records") / "report" or (here / name) in (Path("settings.yaml"), Path("watch.json")):
+            if here == Path("records") / "report" or (here / name) in (
+                Path("settings.yaml"),
+                Path("watch.json"),
+            ):
                 continue
             yield parent / here / name, here / name
 
