@@ -120,7 +120,9 @@ def test_a_model_is_an_input_of_the_validation_and_of_nothing_else(tiny):
 
 def test_a_plan_names_the_changed_setting(tiny):
     said = tiny.call("emflow", "plan", "run.yaml", "simulate={score: {match_radius: 0.3}}")
-    assert f"2 of {sum(EVERYTHING.values()) - 1} jobs would run" in said, "the first map is made, and has no job any more"
+    assert f"2 of {sum(EVERYTHING.values()) - 1} jobs would run" in said, (
+        "the first map is made, and has no job any more"
+    )
     assert "match_radius 0.25 → 0.3" in said
     assert "follows simulate score" in said
 
