@@ -12,7 +12,7 @@ from emflow.config import Settings, load_settings
 from emflow.ctf.config import CtfFit
 from emflow.project import memory
 from emflow.project.memory import Memory
-from emflow.project.stages import STAGES, decide_frozen, lineages, stored_frozen, store_frozen
+from emflow.project.stages import STAGES, decide_frozen, lineages, store_frozen, stored_frozen
 from emflow.step import EmflowError
 
 FROZEN = {"increments": dict.fromkeys(("classify", "abinitio", "refine", "heterogeneity"), "frozen")}
