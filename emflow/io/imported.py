@@ -59,11 +59,11 @@ def match_by_name(table: pd.DataFrame, micrographs: Micrographs) -> Match:
         candidates = ours.get(PurePath(name).stem, [])
         place[name] = _closest(str(name), candidates, micrographs) if candidates else None
     best: dict[int, int] = defaultdict(int)
-    for name, at in place.items():
-        if at is not None:
-            best[at] = max(best[at], _folders_in_common(str(name), micrographs.name(at)))
-    for name, at in place.items():  # of another session
-        if at is not None and _folders_in_common(str(name), micrographs.name(at)) < best[at]:
+    for name, own in place.items():
+        if own is not None:
+            best[own] = max(best[own], _folders_in_common(str(name), micrographs.name(own)))
+    for name, own in place.items():  # of another session
+        if own is not None and _folders_in_common(str(name), micrographs.name(own)) < best[own]:
             place[name] = None
     found = [place[name] for name in table["rlnMicrographName"]]
     kept = [i for i, row in enumerate(found) if row is not None]
