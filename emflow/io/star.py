@@ -93,13 +93,32 @@ def read_star(path: str | os.PathLike[str]) -> Tables:
     except OSError as error:
         raise EmflowError(f"{source}: cannot be read ({error.strerror}); expected a STAR table.") from None
     if ours and last != _LAST:
-        raise EmflowError(
-            f"{source}: cut short: its last line should be '{_LAST}'. Remove it, and run the same command again to have "
-            "it made anew. If you shortened it on purpose, remove its first line."
-        )
+        raise _cut_short(source)
     if not blocks:
         raise EmflowError(f"{source}: holds no data_ block. The file is empty or not a STAR file.")
     return {name: found.table() for name, found in blocks.items()}
+
+
+def require_whole(path: str | os.PathLike[str]) -> None:
+    """Refuse a table of ours that was cut short, by its first and last line alone.
+
+    Raises
+    ------
+    EmflowError
+        As :func:`read_star` does.
+    """
+    with open(path, "rb") as handle:
+        ours = handle.read(len(_FIRST)) == _FIRST.encode()
+        handle.seek(-min(200, handle.seek(0, os.SEEK_END)), os.SEEK_END)
+        if ours and not handle.read().rstrip().endswith(_LAST.encode()):
+            raise _cut_short(Path(path))
+
+
+def _cut_short(source: Path) -> EmflowError:
+    return EmflowError(
+        f"{source}: cut short: its last line should be '{_LAST}'. Remove it, and run the same command again to have "
+        "it made anew. If you shortened it on purpose, remove its first line."
+    )
 
 
 class _Block:

@@ -62,7 +62,11 @@ class Step:
     @property
     def name(self) -> str:
         """Room and verb."""
-        return self.words[0] if self.words[0] == "report" else ".".join(self.words[:2])
+        return _verb(self.words)
+
+
+def _verb(words: list[str]) -> str:
+    return words[0] if words[0] == "report" else ".".join(words[:2])
 
 
 class Stage:
@@ -141,11 +145,12 @@ def build(
 ) -> tuple[dict[str, Step], list[str]]:
     """Simulate the tiny session and run the chain once, undisturbed.
 
-    Where ``only`` names rules, no other is run. Of a rule with a job per shard, the first shard's is taken.
+    Where ``only`` names rules, no other is run. Each verb is taken once: by its first rule, of a rule with a job per
+    shard the first shard's.
 
     Returns
     -------
-    A step for each rule that was run, and the names of all rules of the chain.
+    A step for each verb that was run, and the verbs of the whole chain; each by the name of its first rule.
     """
     work = folder / "work"
     work.mkdir(parents=True)
@@ -163,10 +168,17 @@ def build(
     (work / PROJECT / "settings.yaml").write_text("{}\n")  # as a run leaves it
     steps: dict[str, Step] = {}
     listed_jobs = jobs(work)
+    first: dict[str, str] = {}
+    for rule, words, _ in listed_jobs:
+        first.setdefault(_verb(words), rule)
     for rule, words, inputs in listed_jobs:
         if only is not None and rule not in only:
             continue
-        taken = rule not in steps and ("shard_00001" in (line := " ".join(words)) or "shard_0" not in line)
+        taken = (
+            rule in first.values()
+            and rule not in steps
+            and ("shard_00001" in (line := " ".join(words)) or "shard_0" not in line)
+        )
         before = folder / "before" / rule
         if taken:
             link(work, before)
@@ -179,7 +191,7 @@ def build(
             step.files = {name: digest for name, digest in state(work).items() if listed.get(name) != digest}
             step.events, step.wall_s, step.cpu_s = told.read_text(), answer.wall_s, answer.cpu_s
             steps[rule] = step
-    return steps, list(dict.fromkeys(rule for rule, _, _ in listed_jobs))
+    return steps, list(first.values())
 
 
 def jobs(work: Path) -> list[tuple[str, list[str], list[str]]]:
@@ -222,8 +234,20 @@ def state(work: Path) -> dict[str, str]:
         name = str(path.relative_to(project))
         hidden = any(part.startswith(".") for part in name.split("/"))
         plain = hidden or name.startswith(NOT_COMPARED)
-        found[name] = "" if plain else hashlib.sha256(path.read_bytes()).hexdigest()
+        found[name] = "" if plain else _digest(path)
     return found
+
+
+def _digest(path: Path) -> str:
+    """Digest of a file; links to the same one are read once."""
+    status = path.stat()
+    key = status.st_ino, status.st_mtime_ns, status.st_size
+    if key not in _digests:
+        _digests[key] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return _digests[key]
+
+
+_digests: dict[tuple[int, int, int], str] = {}
 
 
 def link(source: Path, target: Path) -> None:

@@ -16,6 +16,7 @@ from emflow.io.star import (
     integers,
     read_star,
     read_table,
+    require_whole,
     write_star,
 )
 from emflow.step import EmflowError
@@ -212,6 +213,10 @@ def test_a_table_of_ours_that_was_cut_short_is_refused_wherever_it_ends(tmp_path
         path.write_bytes(whole[:end])
         with pytest.raises(EmflowError):
             read_star(path)
+        with pytest.raises(EmflowError, match="cut short"):
+            require_whole(path)
+    path.write_bytes(whole)
+    require_whole(path)
     path.write_bytes(whole.replace(b"1 3\n", b""))  # a row less, by an editor
     assert len(read_star(path)["t"]) == 1
     path.write_bytes(whole[first_line:].replace(b"# emflow: end of the table\n", b""))
