@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from pydantic import Field
 
 from emflow.config import build, read_yaml
+from emflow.project.slurm_states import heed_cancelled_jobs
 from emflow.step import EmflowError, StepConfig
 
 PLACES = (Path("site.yaml"), Path("~/.config/emflow/site.yaml"), Path("/etc/emflow/site.yaml"))
@@ -156,8 +157,10 @@ def fit_to_site(workflow: Any) -> None:
     handed = os.environ.get(_HANDED_ON)
     if handed is None:
         return
-    if _unanswered and workflow.is_main_process and not workflow.output_settings.dryrun:
-        _stop(_unanswered[0])
+    if workflow.is_main_process and not workflow.output_settings.dryrun:
+        if _unanswered:
+            _stop(_unanswered[0])
+        heed_cancelled_jobs()
     site = Site.model_validate_json(handed)
     for rule in workflow.rules:
         _fit(rule.resources, site)

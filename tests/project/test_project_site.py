@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import snakemake_executor_plugin_slurm as executor
 from snakemake.resources import Resources
 
 from emflow.project import site as site_module
@@ -14,6 +16,7 @@ from emflow.project.command import init
 from emflow.project.gpus import count_gpus
 from emflow.project.guess import guess_site, status_command
 from emflow.project.site import Site, find_site, fit_to_site, load_site
+from emflow.project.slurm_states import heed_cancelled_jobs
 from emflow.step import EmflowError
 
 SINFO = """\
@@ -134,6 +137,16 @@ def test_a_site_without_accounts_of_jobs_is_asked_otherwise(cluster):
     assert status_command() == "squeue"
     cluster("sacctmgr", "")
     assert guess_site().site.account is None
+
+
+def test_a_cancelled_job_is_seen_as_such(monkeypatch):
+    async def query(command: str, logger: object) -> tuple[dict[str, str] | None, float]:
+        return {"1": "CANCELLED by 1000", "2": "RUNNING"} if command else None, 0.1
+
+    monkeypatch.setattr(executor, "query_job_status", query)
+    heed_cancelled_jobs()
+    assert asyncio.run(executor.query_job_status("sacct", None))[0] == {"1": "CANCELLED", "2": "RUNNING"}
+    assert asyncio.run(executor.query_job_status("", None))[0] is None, "SLURM did not answer"
 
 
 SITE = Site.model_validate(
