@@ -14,6 +14,8 @@ from pathlib import Path
 import yaml
 
 from emflow.io.atomic import write_text
+from emflow.io.shards import read_shards
+from emflow.io.star import concat, write_star
 from emflow.project.past_run import PastRun, micrographs_of
 from emflow.step import EmflowError
 
@@ -55,9 +57,13 @@ def prepare(past: PastRun, into: Path, snakefile: Path) -> Path:
     settings = copy.deepcopy(past.settings)
     source = settings["input"]["micrographs"]
     if source and not source.endswith(_LISTS):
-        listed = [row["rlnMicrographName"] for row in micrographs_of(past.folder)]
-        write_text(work / "micrographs.txt", "\n".join(listed) + "\n")
-        settings["input"]["micrographs"] = "micrographs.txt"
+        stored = read_shards(past.folder / "session")
+        tables = {
+            "optics": concat(shard.optics for shard in stored).drop_duplicates("rlnOpticsGroup"),
+            "micrographs": concat(shard.table[["rlnMicrographName", "rlnOpticsGroup"]] for shard in stored),
+        }
+        write_star(work / "micrographs.star", tables)
+        settings["input"]["micrographs"] = "micrographs.star"
     write_text(work / "run.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     return work
 
