@@ -25,7 +25,7 @@ def record(
     licence
         Licence of the results, best as an address.
     zip
-        Also write a zip of the record without data: settings, records, figures, no tables, maps or images.
+        Also write a zip of the record without data: settings, lists of micrographs, records, metrics, the page.
     """
     from emflow.project.crate import write_crate
     from emflow.project.past_run import read_past_run

@@ -63,8 +63,8 @@ def keep_workflow(snakefile: Path, folder: Path) -> None:
 
 
 def is_light(name: str) -> bool:
-    """Whether the zip holds a file of the project: settings, records, metrics, verdicts, the page, no data."""
-    return name == "." or name.endswith(_LIGHT)
+    """Whether the zip holds a file of the project: settings, lists of micrographs, records, metrics, the page, no data."""
+    return name == "." or name.endswith(_LIGHT) or name.startswith("session/shard_")
 
 
 def build_crate(

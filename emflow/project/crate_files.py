@@ -90,7 +90,8 @@ class Files:
         inside = self.inside(name)
         if inside is not None and self._carried(inside) and (self._past.folder / inside).exists():
             return encoded(inside) if inside != "." else "./"
-        return "file://" + encoded(str(self.place(name).absolute()))
+        place = absolute(self._past.work, name) if inside is None else self._recorded / inside
+        return "file://" + encoded(str(place))
 
     @property
     def folder(self) -> Path:

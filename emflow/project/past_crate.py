@@ -34,8 +34,9 @@ class PastCrate:
     def gone_or_changed(self) -> list[str]:
         """Inputs that are no longer what they were, each with what is wrong."""
         found = []
+        own = (self.past.folder.resolve(), self.past.work / "results" / self.past.name)
         for name, entity in sorted(self.files.items()):
-            if not os.path.isabs(name) or Path(name).is_relative_to(self.past.folder.resolve()):
+            if not os.path.isabs(name) or any(Path(name).is_relative_to(root) for root in own):
                 continue
             wrong = _changed(Path(name), entity)
             if wrong:

@@ -14,6 +14,8 @@ from pathlib import Path
 import yaml
 
 from emflow.io.atomic import write_text
+from emflow.io.shards import read_shards
+from emflow.io.star import concat, write_star
 from emflow.project.past_run import PastRun, micrographs_of
 from emflow.step import EmflowError
 
@@ -32,10 +34,15 @@ def prepare(past: PastRun, into: Path, snakefile: Path) -> Path:
     Raises
     ------
     EmflowError
-        If the folder holds something.
+        If the folder holds something, or the run has no list of micrographs.
     """
     if into.exists() and (not into.is_dir() or any(into.iterdir())):
         raise EmflowError(f"{into}: exists and is not empty. Name another folder: --into FOLDER.")
+    lists = sorted((past.folder / "session").glob("shard_*.star"))
+    if not lists:
+        raise EmflowError(
+            f"{past.folder}/session: no list of micrographs (shard_00001.star …); nothing to repeat."
+        )
     names = list(dict.fromkeys(_given(past)))
     work = into.joinpath(*["work"] * max(map(_climbs, names), default=0))
     project = work / "results" / past.name
@@ -45,14 +52,18 @@ def prepare(past: PastRun, into: Path, snakefile: Path) -> Path:
             (work / name).symlink_to((snakefile.parent / name).resolve())
     for name in names:
         _link(Path(os.path.normpath(past.work / name)), Path(os.path.normpath(work / name)), project, into)
-    for path in sorted((past.folder / "session").glob("shard_*.star")):
+    for path in lists:
         shutil.copy2(path, project / "session" / path.name)
     settings = copy.deepcopy(past.settings)
     source = settings["input"]["micrographs"]
     if source and not source.endswith(_LISTS):
-        listed = [row["rlnMicrographName"] for row in micrographs_of(past.folder)]
-        write_text(work / "micrographs.txt", "\n".join(listed) + "\n")
-        settings["input"]["micrographs"] = "micrographs.txt"
+        stored = read_shards(past.folder / "session")
+        tables = {
+            "optics": concat(shard.optics for shard in stored).drop_duplicates("rlnOpticsGroup"),
+            "micrographs": concat(shard.table[["rlnMicrographName", "rlnOpticsGroup"]] for shard in stored),
+        }
+        write_star(work / "micrographs.star", tables)
+        settings["input"]["micrographs"] = "micrographs.star"
     write_text(work / "run.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     return work
 

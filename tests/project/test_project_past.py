@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from emflow.config import load_settings
+from emflow.io.listing import stat_file
+from emflow.io.micrographs import optics_table
 from emflow.io.record import Record
 from emflow.io.star import write_star
 from emflow.project.command_record import record, reproduce
@@ -21,6 +23,8 @@ from emflow.project.past_crate import open_record
 from emflow.project.past_run import read_past_run
 from emflow.project.reproduce import DIFFERS, MISSING, NEW, SAME, WITHIN, compare_runs, reasons, rules_of
 from emflow.project.rerun import prepare
+from emflow.session.config import SessionFind
+from emflow.session.inputs import find_session
 from emflow.step import EmflowError, Run, StepConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +54,7 @@ def work(tmp_path, monkeypatch) -> Path:
         {
             "rlnMicrographName": [f"../my data/{name}" for name in NAMES],
             "rlnOpticsGroup": "1",
-            "emflowMicrographId": list("abcd"),
+            "emflowMicrographId": [stat_file(str(data / name)).identity for name in NAMES],
             "emflowShard": "1",
             "emflowSize": [str(stat.st_size) for stat in stats],
             "emflowMtimeNs": [str(stat.st_mtime_ns) for stat in stats],
@@ -59,7 +63,7 @@ def work(tmp_path, monkeypatch) -> Path:
     )
     write_star(
         "results/p/session/shard_00001.star",
-        {"optics": pd.DataFrame({"rlnOpticsGroup": ["1"]}), "micrographs": table},
+        {"optics": optics_table(SessionFind(pixel_size_angstrom=1.0)), "micrographs": table},
     )
     _job("session.check", "results/p/session/shard_00001.star", "results/p/session/check/shard_00001.star")
     _job("ctf.fit", "results/p/session/check/shard_00001.star", "results/p/ctf/shard_00001.star")
@@ -124,7 +128,7 @@ def test_the_zip_holds_the_record_and_no_data(work):
         names = set(archive.namelist())
         graph = {e["@id"]: e for e in json.loads(archive.read("ro-crate-metadata.json"))["@graph"]}
     assert {"settings.yaml", "records/ctf.fit/shard_00001.json", "records/workflow/Snakefile"} <= names
-    assert not [name for name in names if name.endswith((".star", ".mrc"))]
+    assert [name for name in names if name.endswith((".star", ".mrc"))] == ["session/shard_00001.star"]
     files = {name for name, e in graph.items() if "File" in e["@type"] and not name.startswith("file://")}
     assert files <= names, "what the zip lacks is named by its address"
     crate = open_record(Path("r.zip"))
@@ -156,15 +160,22 @@ def test_inputs_that_changed_are_named_before_anything_runs(work):
     assert not Path("reproduced-p").exists()
 
 
-def test_a_rerun_sees_the_recorded_micrographs_only_under_the_same_names(work):
+def test_a_rerun_sees_the_recorded_micrographs_only_under_the_same_names(work, monkeypatch):
     (work.parent / "my data" / "later.mrc").write_bytes(b"new")
     past = read_past_run(Path("results/p"))
     again = prepare(past, work / "again", Path("Snakefile"))
     settings = yaml.safe_load((again / "run.yaml").read_text())
-    assert settings["input"]["micrographs"] == "micrographs.txt"
-    listed = os.fsdecode((again / "micrographs.txt").read_bytes()).splitlines()
-    assert listed == [f"../my data/{name}" for name in NAMES]
-    assert all((again / name).read_bytes() for name in listed)
+    assert settings["input"]["micrographs"] == "micrographs.star"
+    monkeypatch.chdir(again)
+    before = Path("results/p/session/shard_00001.star").read_bytes()
+    (shard,) = find_session(
+        "micrographs.star", Path("results/p/session"), SessionFind(pixel_size_angstrom=1.0)
+    )
+    assert list(shard.table["rlnMicrographName"]) == [f"../my data/{name}" for name in NAMES]
+    assert not shard.changed
+    assert Path("results/p/session/shard_00001.star").read_bytes() == before
+    assert all(Path(name).read_bytes() for name in shard.table["rlnMicrographName"])
+    monkeypatch.chdir(work)
     assert (again / "Snakefile").exists()
     own = again / "results" / "p"
     assert own.is_dir()

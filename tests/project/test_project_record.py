@@ -11,7 +11,7 @@ def _as_list(value) -> list:
 
 def test_the_crate_of_a_run_has_every_step_and_links_them(tiny, tmp_path):
     copy = tiny.copy(tmp_path / "work")
-    assert "29 jobs" in copy.call("emflow", "record", "results/tiny")
+    said = copy.call("emflow", "record", "results/tiny")
     graph = {e["@id"]: e for e in json.loads((copy.results / "ro-crate-metadata.json").read_text())["@graph"]}
     actions = {
         name.removeprefix("#job/"): entity for name, entity in graph.items() if name.startswith("#job/")
@@ -21,6 +21,7 @@ def test_the_crate_of_a_run_has_every_step_and_links_them(tiny, tmp_path):
         for p in copy.results.rglob("records/*/*.json")
     }
     assert actions.keys() == records
+    assert f"{len(records)} jobs" in said
 
     made = {part["@id"] for action in actions.values() for part in _as_list(action.get("result", []))}
     lists = {f"session/shard_0000{number}.star" for number in (1, 2)}
