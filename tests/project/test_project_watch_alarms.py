@@ -91,6 +91,8 @@ def test_an_alarm_is_told_once_and_its_end_too(receiver: Receiver) -> None:
     assert [message["event"] for message in receiver.got] == ["alarm", "recovered", "alarm"]
     assert receiver.got[0]["project"] == "p"
     assert "no new micrograph for 30 min" in receiver.got[0]["text"], "what chat programs show"
+    alarms.judge("acquisition stalled", True, False, "for an hour", "later")
+    assert alarms.stored()["acquisition stalled"] == {"since": "now", "text": "for an hour"}
     assert "acquisition stalled" not in judged(quiet_s=None), "before anything has come it is no stall"
 
 

@@ -58,6 +58,8 @@ class Alarms:
             del self.active[name]
             self._tell("recovered", name, text, when)
         else:
+            if on:
+                self.active[name].text = text  # as it is now, for the page
             return False
         return True
 
