@@ -1,8 +1,8 @@
 """What a large session costs beside its science: planning, the head process, starting jobs, pooled tables.
 
-    python benchmarks/scale.py FOLDER [plan grow run repeat steps tables] [--micrographs 50000] [--write]
+    python benchmarks/scale.py FOLDER [PART …] [--micrographs 50000] [--write]
 
-Makes a project of that many empty micrographs in FOLDER (with the tables, 2 GB; remove it afterwards), with the
+Makes a project of that many empty micrographs in FOLDER (with the tables, 3 GB; remove it afterwards), with the
 chain of config/spa.yaml in shards of 100. Each part is kept in FOLDER as soon as it is measured, so that a run that
 was stopped goes on; remove FOLDER/scale.json to measure again.
 
@@ -11,7 +11,7 @@ plan     dry run, `emflow plan` and the start to the first job: with nothing, ha
 grow     a dry run with 1 000 new micrographs: jobs by rule, how often each file is asked for
 repeat   memory over 200 plans, in one process and in a process for each
 steps    each step on 2 and on 10 micrographs of 4096 px: what starting it costs, and in a shard of 100
-tables   `session join` over all micrographs, `extract join` over 1 and 5 million particles: CPU time, memory
+session_join, join_1_000_000, …   pooled steps over all micrographs and over so many particles: CPU time, memory
 
 --write keeps the figures in benchmarks/results. CPU-seconds, since the machine may be shared.
 """
@@ -19,6 +19,7 @@ tables   `session join` over all micrographs, `extract join` over 1 and 5 millio
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import platform
 from collections.abc import Callable
@@ -30,7 +31,8 @@ from scaling import planning, steps, tables
 from scaling.project import Project
 
 RESULTS = Path(__file__).parent / "results" / "scale.json"
-PARTS = ("run", "plan", "grow", "repeat", "steps", "tables")
+JOINED = {"join_100_000": 100_000, "join_1_000_000": 1_000_000, "join_5_000_000": 5_000_000}
+PARTS = ("run", "plan", "grow", "repeat", "steps", "session_join", *JOINED)
 SMALL = 1200
 """Micrographs of the project that is planned again and again."""
 
@@ -43,6 +45,7 @@ def main() -> None:
     arguments.add_argument("--turns", type=int, default=200)
     arguments.add_argument("--write", action="store_true")
     given = arguments.parse_args()
+    given.folder = given.folder.resolve()
     kept = given.folder / "scale.json"
     given.folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
@@ -54,13 +57,10 @@ def main() -> None:
         "grow": lambda: planning.grow(project, shards, given.micrographs // 50),
         "repeat": lambda: planning.repeated(_small(given.folder), given.turns),
         "steps": lambda: steps.overhead(given.folder / "steps", found["run"]["cpu_s_per_job"]),
-        "tables": lambda: {
-            "session_join": tables.session_join(given.folder / "tables", given.micrographs),
-            "extract_join": [
-                tables.extract_join(given.folder / "tables", n) for n in (100_000, 1_000_000, 5_000_000)
-            ],
-        },
+        "session_join": lambda: tables.session_join(given.folder / "tables", given.micrographs),
     }
+    for part, particles in JOINED.items():
+        measures[part] = functools.partial(tables.extract_join, given.folder / "tables", particles)
     for part in (part for part in PARTS if part in given.parts):
         if part not in found:
             found[part] = measures[part]()

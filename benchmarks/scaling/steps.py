@@ -55,6 +55,7 @@ def overhead(folder: Path, per_job_s: float) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     images(folder)
     spent: dict[str, list[float]] = {}
+    peaks: dict[str, float] = {}
     for count in (FEW, MORE):
         work = folder / f"of_{count}"
         shutil.rmtree(work, ignore_errors=True)
@@ -72,6 +73,7 @@ def overhead(folder: Path, per_job_s: float) -> dict[str, Any]:
             )
             assert took.code == 0, took.said[-3000:]
             spent.setdefault(step, []).append(took.cpu_s)
+            peaks[step] = took.peak_mb
     found: dict[str, Any] = {}
     for step, (few, more) in spent.items():
         slope = (more - few) / (MORE - FEW)
@@ -83,6 +85,7 @@ def overhead(folder: Path, per_job_s: float) -> dict[str, Any]:
             "start_s": round(start, 2),
             "work_of_100_s": round(SHARD * slope, 1),
             "overhead_percent": round(100 * (start + per_job_s) / whole, 1),
+            "peak_memory_mb": peaks[step],
         }
     total = sum(row["work_of_100_s"] for row in found.values())
     starts = sum(row["start_s"] + per_job_s for row in found.values())
