@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import itertools
 import json
 import logging
 import os
@@ -23,7 +24,7 @@ import yaml
 from emflow.config import load_settings
 from emflow.io.mrc import write_mrc
 from emflow.project.lock import claim
-from emflow.project.watch.child import Commands
+from emflow.project.watch.child import Child, Commands
 from emflow.project.watch.command import watch, watching
 from emflow.project.watch.ready import FOLDER
 from emflow.project.watch.watcher import Watcher
@@ -304,6 +305,16 @@ def test_a_signal_ends_the_run_in_order(place: Path, number: int) -> None:
     assert told["alarms"] == {}, "a run that was ended is no run that failed"
     with watching(Path("results/p")):
         pass
+
+
+def test_a_run_that_does_not_listen_is_ended_all_the_same(place: Path) -> None:
+    Path("results/p", FOLDER).mkdir(parents=True)
+    deaf = "trap '' INT TERM; touch up; while true; do sleep 0.05; done"
+    child = Child("live", ["bash", "-c", deaf], Path("results/p"), 0.0)
+    wait_for(Path("up").exists, child._process)
+    impatient = itertools.count()
+    child.end(lambda: next(impatient))
+    assert child.code() == -signal.SIGKILL
 
 
 def test_after_kill_9_the_next_one_waits_for_the_orphan_and_goes_on(place: Path) -> None:

@@ -69,8 +69,7 @@ class Child:
 
     def end(self, hurry: Callable[[], int], patience_s: float = 120.0) -> None:
         """End it as Ctrl-C does: its jobs stop, its lock goes. Ever harder if it does not, or when ``hurry`` counts on."""
-        steps = [(signal.SIGINT, patience_s), (signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)]
-        for number, wait_s in steps:
+        for number, wait_s in ((signal.SIGINT, patience_s), (signal.SIGTERM, 10.0)):
             asked = hurry()
             self._signal(number)
             deadline = time.monotonic() + wait_s
@@ -78,6 +77,8 @@ class Child:
                 time.sleep(0.1)
             if self.code() is not None:
                 return
+        self._signal(signal.SIGKILL)
+        self._process.wait()
 
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
