@@ -255,7 +255,8 @@ def main(tokens: Sequence[str] | None = None) -> None:
 def _users_to_mend(error: Exception) -> str:
     """What to do about a fault of the machine: no memory, no room on the disk, a file system that went away."""
     signs = ("allocate memory", "out of memory", "can't start new thread", "could not create a primitive")
-    if isinstance(error, MemoryError) or any(sign in str(error) for sign in signs):
+    full = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+    if full or any(sign in str(error) for sign in signs):
         return "The step needs more memory: give it more (mem_mb, execution.memory_gb), then run it again."
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "Free space there, or ask for a larger quota, then run the step again."

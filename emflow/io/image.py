@@ -12,7 +12,7 @@ import numpy as np
 import tifffile
 
 from emflow.io.listing import MRC_SUFFIXES, TIFF_SUFFIXES
-from emflow.io.mrc import read_header, read_mrc
+from emflow.io.mrc import NOT_THE_FILES_FAULT, read_header, read_mrc
 from emflow.step import EmflowError
 
 
@@ -61,6 +61,8 @@ def _open_tiff(path: Path) -> Iterator[tifffile.TiffPageSeries]:
     except MemoryError:
         raise
     except Exception as error:  # tifffile and each decoder have errors of their own
+        if isinstance(error, OSError) and error.errno in NOT_THE_FILES_FAULT:
+            raise
         raise EmflowError(
             f"{path}: not a readable TIFF file ({type(error).__name__}: {error}). It may be truncated."
         ) from None

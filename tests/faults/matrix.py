@@ -140,7 +140,8 @@ def told_to_stop(trial: Trial) -> Iterator[str]:
         elif trial.step.rule in NOT_TRIED:  # its only changes are at its end
             continue
         answer = trial.run(**more)
-        if answer.code == 0:  # it had ended before
+        if answer.code in (0, -signal.SIGTERM):  # it had ended before, or not yet begun
+            trial.check(answer)
             continue
         assert answer.code == 128 + signal.SIGTERM, f"code {answer.code}:\n{answer.said[-3000:]}"
         assert "told to stop" in answer.said
@@ -196,7 +197,9 @@ def input_gone(trial: Trial) -> Iterator[str]:
             yield SAID
             return
         trial.check(answer)
-        _error(answer, "mount it again", "no such", "not exist", "does not", "holds no", "missing", "No such")
+        _error(
+            answer, "mount it again", "no such", "not exist", "does not", "holds no", "expected", "No such"
+        )
     yield ERROR
 
 
