@@ -169,7 +169,7 @@ def _refused(trial: Trial, code: int, moment: int) -> str:
     return _error(answer, os.strerror(code))
 
 
-def inputread_only(trial: Trial) -> Iterator[str]:
+def input_read_only(trial: Trial) -> Iterator[str]:
     """Its input lies on a file system that is mounted read-only."""
     with read_only(_folders_of_inputs(trial)):
         answer = trial.run()
