@@ -14,11 +14,9 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +38,7 @@ from chain import (
     own_copy,
 )
 from chain import state as state_of
+from mounts import read_only
 
 DAY_S = 86_400
 HEAVY_S = 0.5
@@ -172,7 +171,7 @@ def _refused(trial: Trial, code: int, moment: int) -> str:
 
 def input_read_only(trial: Trial) -> Iterator[str]:
     """Its input lies on a file system that is mounted read-only."""
-    with _read_only(_folders_of_inputs(trial)):
+    with read_only(_folders_of_inputs(trial)):
         answer = trial.run()
     assert answer.code == 0, answer.said[-3000:]
     trial.check(answer)
@@ -351,29 +350,6 @@ def _folders_of_inputs(trial: Trial) -> list[Path]:
     folders = {str(Path(name).parent) for name in trial.step.inputs} | {RAW}
     apart = [f for f in sorted(folders) if not any(o == f or o.startswith(f + "/") for o in out)]
     return [trial.work / folder for folder in apart if (trial.work / folder).is_dir()]
-
-
-@contextmanager
-def _read_only(folders: list[Path]) -> Iterator[None]:
-    """Mount folders over themselves, read-only; needs root."""
-    mounted = []
-    try:
-        for folder in folders:
-            subprocess.run(["mount", "--bind", folder, folder], check=True)
-            mounted.append(folder)
-            subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
-        yield
-    finally:
-        for folder in reversed(mounted):
-            subprocess.run(["umount", folder], check=True)
-
-
-def can_mount() -> bool:
-    """Whether folders can be mounted here."""
-    with tempfile.TemporaryDirectory() as folder, suppress(OSError):
-        if subprocess.run(["mount", "--bind", folder, folder], capture_output=True).returncode == 0:
-            return subprocess.run(["umount", folder], check=False).returncode == 0
-    return False
 
 
 def table(outcomes: dict[str, dict[str, str]]) -> str:

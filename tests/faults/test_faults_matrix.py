@@ -12,6 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import chain
 import matrix
+import mounts
 
 sys.path.pop(0)
 
@@ -41,7 +42,7 @@ def built(tmp_path_factory):
 def test_a_step_under_faults_ends_as_the_table_says(built, rule):
     stage, steps, _ = built
     faults = SOME[rule]
-    if not matrix.can_mount():
+    if not mounts.can_mount():
         faults = [fault for fault in faults if fault != "input read-only"]
     outcomes = matrix.try_faults(stage, steps[rule], faults, seed=2)
     for fault in set(outcomes) - {"no memory"}:  # how little is too little differs from machine to machine
