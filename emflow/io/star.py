@@ -225,12 +225,9 @@ def _quoted(text: str) -> str:
     return '"' + re.sub(r'"(?=[ \t]|$)', "\u201d", text) + '"'  # STAR cannot hold both: a typographic mark
 
 
-def format_star(tables: Mapping[str, pd.DataFrame]) -> str:
-    """Text of a STAR file, without a time or version that would make equal results differ."""
-    return "".join(_parts(tables))
-
-
 def _parts(tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
+    """Text of a STAR file, without a time or version that would make equal results differ."""
+    yield f"{_FIRST}\n"
     for block, table in tables.items():
         names = [f"_{name} #{i}\n" for i, name in enumerate(table.columns, start=1)]
         yield f"\ndata_{block}\n\nloop_\n{''.join(names)}"
@@ -246,6 +243,7 @@ def _parts(tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
             ]
             yield "".join(f"{' '.join(row)}\n" for row in zip(*columns, strict=True))
         yield "\n"
+    yield f"{_LAST}\n"
 
 
 def write_star(path: str | os.PathLike[str], tables: Mapping[str, pd.DataFrame]) -> None:
@@ -257,9 +255,7 @@ def write_star(path: str | os.PathLike[str], tables: Mapping[str, pd.DataFrame])
         atomic_path(path) as temporary,
         open(temporary, "w", encoding="utf-8", errors="surrogateescape") as handle,
     ):
-        handle.write(f"{_FIRST}\n")
         handle.writelines(_parts(tables))
-        handle.write(f"{_LAST}\n")
 
 
 def floats(table: pd.DataFrame, column: str, default: float | None = None) -> np.ndarray:

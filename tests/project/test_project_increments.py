@@ -19,7 +19,9 @@ PER_SHARD = (
     "session_check", "ctf_fit", "denoise_apply", "pick_apply", "pick_compared", "session_select", "extract_run",
     "extract_recenter",
 )  # fmt: skip
-JOINED = ("session_join", "extract_join", "extract_join_recentered", "simulate_score", "report")
+JOINED = ("session_join", "extract_join_recentered", "simulate_score", "report")
+FIRST_MAP = ("extract_join", "reconstruct_abinitio")
+"""While the first map is frozen, nothing reads the pooled binned particles."""
 REFINED = (
     "reconstruct_refine", "validate_maps", "validate_local", "validate_particles", "heterogeneity_fit",
     "heterogeneity_analyze", "validate_states",
@@ -49,7 +51,7 @@ def copy(tiny, tmp_path):
             dict.fromkeys(PER_SHARD, 2),
             REFINED,
         ),  # one fills the last shard, the others make one
-        ((5,), {"abinitio": "refresh"}, {"extract_recenter": 2}, ("reconstruct_abinitio", *REFINED)),
+        ((5,), {"abinitio": "refresh"}, {"extract_recenter": 2}, (*FIRST_MAP, *REFINED)),
         ((5,), {"heterogeneity": "frozen"}, {}, (*REFINED[:4], "validate_states")),
         ((5,), {"refine": "frozen"}, {}, ()),
     ],
@@ -91,9 +93,10 @@ def newer_ctf(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on an emflow is installed whose CTF fit has another version."""
     folder.mkdir()
     lines = ["from emflow.ctf.config import CtfFit", "CtfFit.version += 1", ""]
-    (folder / "sitecustomize.py").write_text("\n".join(lines))
+    (folder / "newer_ctf.py").write_text("\n".join(lines))
     paths = [str(folder), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+    monkeypatch.setenv("ALSO_IMPORTED", "newer_ctf")
 
 
 def test_a_newer_version_of_a_step_reruns_nothing_unasked(copy, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 Tests put the folder on PYTHONPATH of every command of a workspace, jobs included, as on a node without internet.
 """
 
+import importlib
 import ipaddress
 import os
 import socket
@@ -55,3 +56,6 @@ def _resolve(host, *rest, **more):
 
 
 socket.getaddrinfo = _resolve
+
+for _name in os.environ.get("ALSO_IMPORTED", "").split():  # what a test changes in every process
+    importlib.import_module(_name)
