@@ -68,13 +68,13 @@ def test_a_training_that_is_told_to_stop_keeps_its_last_step(
     straight = run_until(None, CheckpointFile(tmp_path / "a.safetensors", "key"))
     checkpoint = CheckpointFile(tmp_path / "b.safetensors", "key")
 
-    def loss(network: nn.Module, step: int) -> Tensor:
+    def loss(network: nn.Module, step: int, part: slice) -> Tensor:
         if step == 7:
             monkeypatch.setattr(leave._State, "asked", True)
-        return toy_loss(network, step)
+        return toy_loss(network, step, part)
 
     with pytest.raises(leave.LeaveError):
-        train(toy(), loss, Plan(12, 1e-2, checkpoint_seconds=1e9), checkpoint)
+        train(toy(), loss, Plan(12, 8, 1e-2, checkpoint_seconds=1e9), checkpoint)
     monkeypatch.setattr(leave._State, "asked", False)
     stored = checkpoint.load()
     assert stored is not None
