@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from emflow.denoise.outputs import ImageJournal
 from emflow.io.examples import choose
 from emflow.io.freed import free_images, freed, want_again
+from emflow.io.mrc import write_mrc
 
 
 def _images(folder: Path, *names: str) -> dict[str, Path]:
@@ -42,7 +44,7 @@ def test_a_damaged_note_frees_nothing(tmp_path):
 
 
 def test_a_result_counts_while_its_image_is_there_or_was_freed(tmp_path):
-    _images(tmp_path, "a")
+    write_mrc(tmp_path / "a.mrc", np.zeros((4, 4), dtype=np.float32), 6.0)
     journal = ImageJournal(tmp_path / "journal", tmp_path, {"b"})
     for name in "abc":
         journal.put(name, "key", {"kept": "1"})

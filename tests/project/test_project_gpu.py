@@ -26,9 +26,9 @@ def test_a_step_that_can_use_several_gpus_asks_for_them(
 def test_jobs_learn_how_to_share_but_their_number_of_gpus_from_the_scheduler(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in ("EMFLOW_EXECUTION", "EMFLOW_PARENT", "PATH"):
+    for name in ("EMFLOW_EXECUTION", "EMFLOW_LINEAGE", "EMFLOW_PARENT", "PATH"):
         monkeypatch.setenv(name, os.environ.get(name, ""))
-    export(load_settings({"execution": {"gpus": 4, "jobs_per_gpu": 2}}))
+    export(load_settings({"execution": {"gpus": 4, "jobs_per_gpu": 2}}), {})
     told = json.loads(os.environ["EMFLOW_EXECUTION"])
     assert told["jobs_per_gpu"] == 2
     assert "gpus" not in told
