@@ -262,7 +262,8 @@ def test_a_folder_makes_or_finds_its_configuration(place: Path) -> None:
 
 
 FOLLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests that run under nohup pass on that it is ignored
 sys.path.insert(0, {tests!r})
 from test_project_watch_loop import COMMANDS, Scene, replace
 from emflow.project.watch.command import follow, watching
