@@ -35,7 +35,14 @@ def init(
         print(write_configuration(micrographs, out, project))
     known = find_site()
     if known is None and (micrographs is None or shutil.which("sinfo")):
-        print(write_site(PLACES[0]))
+        try:
+            print(write_site(PLACES[0]))
+        except (
+            EmflowError
+        ) as error:  # the configuration is written: a cluster that is away can be described later
+            if micrographs is None:
+                raise
+            print(f"{error} No {PLACES[0]} was written; `emflow init` alone writes it.")
     elif micrographs is None:
         raise EmflowError(
             f"{known} describes this cluster already and is not overwritten; remove it for a new guess."

@@ -24,7 +24,7 @@ SOME = {
     "session_join": ["kill -9", "SIGTERM", "over quota", "input cut short"],
     "extract_run": list(matrix.FAULTS),
     "extract_join": ["kill -9", "disk full", "input gone"],
-    "reconstruct_abinitio": ["kill -9", "SIGTERM"],
+    "reconstruct_abinitio": ["kill -9"],
 }
 STORED: dict[str, dict[str, str]] = json.loads(matrix.STORED.read_text())
 
