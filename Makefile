@@ -1,4 +1,5 @@
 # make demo     simulate a small session, run the whole chain on it, show the figures
+#               (make demo PROFILE=slurm: on the cluster, from a node that may submit jobs)
 # make test     all tests
 # make check    format, lint, types, import order, rules, plans, licences, generated files
 # make bench    benchmarks against the named peers (benchmarks/)
@@ -7,6 +8,7 @@
 
 PYTHON ?= python3
 JOBS ?= 2
+PROFILE ?= profiles/local
 BIN := .venv/bin
 READY := .venv/.ready
 DEMO := results/demo-input
@@ -17,7 +19,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: demo test check bench generate
 
 demo: $(READY) $(DEMO)/truth/facts.json
-	snakemake --profile profiles/local --configfile config/demo.yaml
+	snakemake --profile $(PROFILE) --configfile config/demo.yaml
 	python -m emflow.project.figures results/demo
 
 # Only where there is none: a new session would be new micrographs to the project. Remove the folder for one.

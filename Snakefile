@@ -7,6 +7,7 @@
 from snakemake.utils import min_version
 
 from emflow.project.chain import open_chain
+from emflow.project.site import fit_to_site
 
 min_version("9.27")
 
@@ -22,12 +23,24 @@ wildcard_constraints:
     shard=r"\d+",
 
 
-rule all:
-    default_target: True
-    input:
-        "<results>/report/index.html",
+onstart:
+    from emflow.project.disk import require_space
+
+    require_space(workflow)
 
 
 for room in project.rooms:
 
     include: f"workflow/rules/{room}.smk"
+
+
+# What the page shows is asked for beside the page: one that `emflow report` or `emflow watch` made of unfinished results
+# must not pass for a finished run.
+rule all:
+    default_target: True
+    input:
+        shown,
+        "<results>/report/index.html",
+
+
+fit_to_site(workflow)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import importlib
 import json
 import keyword
 import logging
@@ -9,12 +11,13 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from cyclopts import App, CycloptsError
 from cyclopts.config import Dict as DefaultsFrom
 
-from emflow import __version__
+from emflow import __version__, leave
 from emflow.step import EmflowError
 
 COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
@@ -117,8 +120,34 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
 
 PROJECT_COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("emflow.project.command:init", "Write a commented configuration for a folder of micrographs."),
-    "plan": ("emflow.project.command:plan", "Say in words what a run would do, and why."),
+    "plan": (
+        "emflow.project.command:plan",
+        "Say in words what a run would do and why, and what it would cost.",
+    ),
+    "watch": (
+        "emflow.project.watch.command:watch",
+        "Follow an acquisition: process what comes, say how far behind, raise alarms.",
+    ),
+    "restart": ("emflow.project.command:restart", "Have a pooling stage begin anew at the next run."),
+    "upgrade": ("emflow.project.command:upgrade", "Take the steps' newer versions, which reruns them."),
+    "branch": (
+        "emflow.project.command_runs:branch",
+        "Make a run under other settings beside a project, sharing what is equal.",
+    ),
+    "diff": (
+        "emflow.project.command_runs:diff",
+        "Compare two projects: settings, figures, verdicts, maps.",
+    ),
+    "clean": (
+        "emflow.project.command_runs:clean",
+        "List what of a project can be made again, and free it.",
+    ),
     "unlock": ("emflow.project.command:unlock", "Remove the lock of a killed run, if nothing of it is left."),
+    "record": ("emflow.project.command_record:record", "Write a run's record as an RO-Crate."),
+    "reproduce": (
+        "emflow.project.command_record:reproduce",
+        "Repeat a run from its record, and compare every result.",
+    ),
     "doctor": ("emflow.project.command:doctor", "Check this machine: device, scheduler, disk, libraries."),
     "report": ("emflow.report.command:report", "Write the HTML page and summary.json of a project."),
 }
@@ -151,7 +180,8 @@ def build_app(chosen: Sequence[str] = ()) -> App:
 def take_settings(tokens: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     """Take ``--json TEXT`` and ``--config FILE`` out of the tokens; return the rest and the settings.
 
-    ``--json`` holds exactly one step's settings (as the Snakefile gives them); ``--config`` names a whole
+    ``--json`` holds exactly one step's settings (as the Snakefile gives them, with the step version by which the
+    project counts); ``--config`` names a whole
     configuration, of which the step's section, the sample's facts and the execution are used.
     ``EMFLOW_EXECUTION`` (JSON; set by the Snakefile) says how to run: it is no part of the command, so that
     it triggers no rerun. Flags win over all three.
@@ -166,20 +196,26 @@ def take_settings(tokens: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
             continue
         value = value or next(iterator, "")
         if name == "--json":
-            settings |= _from_json(value)
+            settings |= _from_json(value, tokens[:2])
         else:
             settings |= _from_configuration(value, ".".join(tokens[:2]).replace("-", "_"))
     return rest, settings
 
 
-def _from_json(text: str) -> dict[str, Any]:
+def _from_json(text: str, words: Sequence[str]) -> dict[str, Any]:
     try:
         settings = json.loads(text)
     except json.JSONDecodeError as error:
         raise EmflowError(f"--json: not JSON ({error}); expected one step's settings.") from None
     if not isinstance(settings, dict):
         raise EmflowError("--json: expected one step's settings, as an object.")
-    settings.pop("version", None)
+    settings.pop("restart", None)
+    version, room = settings.pop("version", None), words[0]
+    if version is not None and room in COMMANDS:
+        verb = words[1]
+        model = importlib.import_module(f"emflow.{room}.config").STEPS[verb.replace("-", "_")]
+        # for this process, which is one job: what an older version made of this shard is still good
+        model.version = int(version)
     return settings
 
 
@@ -210,12 +246,31 @@ def main(tokens: Sequence[str] | None = None) -> None:
             words, settings = take_settings(words)
             flags = {key.replace("_", "-"): value for key, value in settings.items()}
             app.config = [DefaultsFrom(flags, use_commands_as_keys=False, source="--json or --config")]
-        app(words, result_action="return_value", exit_on_error=False, print_error=False)
+        with leave.on_sigterm() if words[:1] and words[0] in (*COMMANDS, "report") else nullcontext():
+            app(words, result_action="return_value", exit_on_error=False, print_error=False)
     except (EmflowError, CycloptsError) as error:
         print(f"emflow: {_plain(str(error))}", file=sys.stderr)
         raise SystemExit(2) from None
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not (advice := _users_to_mend(error)):
+            raise
+        print(f"emflow: {error or 'out of memory'}. {advice}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _users_to_mend(error: Exception) -> str:
+    """What to do about a fault of the machine: no memory, no room on the disk, a file system that went away."""
+    signs = ("allocate memory", "out of memory", "can't start new thread", "could not create a primitive")
+    full = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+    if full or any(sign in str(error) for sign in signs):
+        return "The step needs more memory: give it more (mem_mb, execution.memory_gb), then run it again."
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "Free space there, or ask for a larger quota, then run the step again."
+    if isinstance(error, OSError) and error.errno in (errno.ESTALE, errno.EIO, errno.EROFS, errno.ENOTCONN):
+        return "The file system is in trouble: run the step again when it is back."
+    return ""
 
 
 def _plain(message: str) -> str:

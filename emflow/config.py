@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import Field, ValidationError
 
-from emflow.step import EmflowError, Execution, Sample, StepConfig, own_fields, sample_fields
+from emflow.project.watch.config import Watch
+from emflow.step import EmflowError, Execution, Sample, Session, StepConfig, own_fields, sample_fields
 
 ROOMS = (
     "simulate",
@@ -36,8 +37,10 @@ Model = TypeVar("Model", bound=StepConfig)
 class Input(StepConfig):
     """What comes in. Paths are relative to the folder where snakemake runs."""
 
-    micrographs: str | None = None
-    """Micrographs: a folder, a glob, a text file with one path a line (MRC or TIFF), or a RELION micrographs STAR."""
+    micrographs: str | list[str | Session] | None = None
+    """Micrographs: a folder, a glob, a text file with one path a line (MRC or TIFF), or a RELION micrographs STAR. Or
+    a list of these, one for each session: a path, or a mapping with path and what differs (even, odd,
+    pixel_size_angstrom, voltage_kv, cs_mm, amplitude_contrast). Further sessions are added at the list's end."""
     even: str | None = None
     """Even half sums: a pattern with {name} for the micrograph's base name without its suffix."""
     odd: str | None = None
@@ -52,6 +55,21 @@ class Input(StepConfig):
     """Folder with the truth of a simulated session, to score the results against."""
 
 
+class Increments(StepConfig):
+    """What more particles do to the stages that pool them all. frozen: what was made stays until a setting changes
+    that it depends on, or `emflow restart` asks; refresh: it is made again, from its previous result where it can.
+    Never part of what triggers a rerun."""
+
+    classify: str = Field("refresh", pattern=r"^(frozen|refresh)$")
+    """Classes, where classify.select.enabled; particles that come later than frozen classes are all kept."""
+    abinitio: str = Field("frozen", pattern=r"^(frozen|refresh)$")
+    """First map, once two random starts agree; later particles get their first poses from the refinement."""
+    refine: str = Field("refresh", pattern=r"^(frozen|refresh)$")
+    """Refinement; it goes on from its previous result (see reconstruct.refine.warm_start)."""
+    heterogeneity: str = Field("refresh", pattern=r"^(frozen|refresh)$")
+    """Fit of the heterogeneity; it goes on from its previous result (see heterogeneity.fit.warm_start)."""
+
+
 class Settings(StepConfig):
     """A whole configuration: general sections here, one section per step from the rooms."""
 
@@ -60,6 +78,8 @@ class Settings(StepConfig):
     input: Input = Input()
     sample: Sample = Sample()
     execution: Execution = Execution()
+    increments: Increments = Increments()
+    watch: Watch = Watch()
     steps: dict[str, StepConfig] = {}
 
     def section(self, step: str) -> StepConfig:
@@ -72,13 +92,26 @@ class Settings(StepConfig):
         return json.dumps({"version": cfg.version, **cfg.model_dump(mode="json")})
 
     def as_mapping(self) -> dict[str, Any]:
-        """All settings as a configuration file holds them, each fact once."""
-        content = self.model_dump(mode="json", include={"project", "input", "sample", "execution"})
+        """All settings as a configuration file holds them, each fact once; without `watch`, whose addresses are
+        nobody else's business."""
+        content = self.model_dump(
+            mode="json", include={"project", "input", "sample", "execution", "increments"}
+        )
         for step, cfg in self.steps.items():
             room, verb = step.split(".")
             own = cfg.model_dump(mode="json", include=set(own_fields(type(cfg))))
             content.setdefault(room, {})[verb] = own
         return content
+
+
+GENERAL: dict[str, type[StepConfig]] = {
+    "input": Input,
+    "sample": Sample,
+    "execution": Execution,
+    "increments": Increments,
+    "watch": Watch,
+}
+"""Sections that belong to no step."""
 
 
 def step_models() -> dict[str, type[StepConfig]]:
@@ -125,7 +158,7 @@ def validate(content: Mapping[str, Any]) -> Settings:
     content = _merge({}, content)
     rooms = {step.split(".")[0] for step in models}
     _known(content, [*Settings.model_fields.keys() - {"steps"}, *sorted(rooms)], "")
-    sample = _build(Sample, content.get("sample"), "sample")
+    sample = build(Sample, content.get("sample"), "sample")
     steps: dict[str, StepConfig] = {}
     for room in sorted(rooms):
         section = content.get(room) or {}
@@ -139,21 +172,25 @@ def validate(content: Mapping[str, Any]) -> Settings:
             if key in Sample.model_fields and key in model.model_fields:
                 raise EmflowError(f"{step}.{key}: this fact stands once, in sample.{key}; move it there.")
         facts = {name: getattr(sample, name) for name in sample_fields(model)}
-        steps[step] = _build(model, own, step, facts, list(own_fields(model)))
+        steps[step] = build(model, own, step, facts, list(own_fields(model)))
     whole = {
         "project": content.get("project", Settings.model_fields["project"].default),
-        "input": _build(Input, content.get("input"), "input"),
+        "input": build(Input, content.get("input"), "input"),
         "sample": sample,
-        "execution": _build(Execution, content.get("execution"), "execution"),
+        "execution": build(Execution, content.get("execution"), "execution"),
+        "increments": build(Increments, content.get("increments"), "increments"),
+        "watch": build(Watch, content.get("watch"), "watch"),
         "steps": steps,
     }
-    return _build(Settings, whole, "")
+    return build(Settings, whole, "")
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
-        if key == "input" and isinstance(value, str):  # short for the micrographs: --config input=FOLDER
+        if key == "input" and isinstance(
+            value, str | list
+        ):  # short for the micrographs: --config input=FOLDER
             value = {"micrographs": value}
         if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
             merged[key] = _merge(dict(merged[key]), value)
@@ -178,18 +215,24 @@ def _known(content: Mapping[str, Any], allowed: list[str], prefix: str) -> None:
 
 def _paths() -> list[str]:
     """Dotted path of every key that a configuration may hold."""
-    general: dict[str, type[StepConfig]] = {"input": Input, "sample": Sample, "execution": Execution}
-    paths = [f"{section}.{name}" for section, model in general.items() for name in model.model_fields]
+    paths = [f"{section}.{name}" for section, model in GENERAL.items() for name in model.model_fields]
     return paths + [f"{step}.{name}" for step, model in step_models().items() for name in own_fields(model)]
 
 
-def _build(
+def build(
     model: type[Model],
     content: Any,
     prefix: str,
     facts: Mapping[str, Any] | None = None,
     allowed: list[str] | None = None,
 ) -> Model:
+    """Build a settings model from what a file holds; ``prefix`` is where it stands there.
+
+    Raises
+    ------
+    EmflowError
+        Naming the key, the value, what is allowed, and the nearest right key.
+    """
     values = {} if content is None else content
     if not isinstance(values, Mapping):
         raise EmflowError(f"{prefix}: expected keys and values, found {values!r}.")

@@ -2,75 +2,139 @@
 
 from __future__ import annotations
 
-import fcntl
+import logging
 import os
-import tempfile
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from emflow import slots
 from emflow.step import EmflowError, Execution
 
+log = logging.getLogger("emflow")
 
-def choose_device(name: str = "auto") -> torch.device:
-    """Return the torch device that ``name`` asks for.
+RANK = "EMFLOW_RANK"
+"""Set for the processes of one step: number of this one, how many there are, their folder."""
+_PLANNED = 0.8
+"""Part of a GPU's free memory that is planned with."""
+_held: list[slots.Grant] = []
+
+
+def prepare(execution: Execution, gpu: bool = True) -> torch.device:
+    """Set threads and precision, flush denormals (they slow CPU kernels tenfold) and return the device.
+
+    Parameters
+    ----------
+    execution
+        How to run.
+    gpu
+        Whether the step takes a GPU unasked (``auto``): those whose rule asks the scheduler for one.
+    """
+    if execution.threads:
+        torch.set_num_threads(execution.threads)
+    elif "SLURM_CPUS_PER_TASK" in os.environ:
+        torch.set_num_threads(int(os.environ["SLURM_CPUS_PER_TASK"]))
+    torch.set_flush_denormal(True)
+    # no TF32, which torch allows in convolutions unasked: its 10 bits have not been shown to be harmless here
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    name = execution.device
+    return choose_device("cpu" if name == "auto" and not gpu else name, execution.jobs_per_gpu)
+
+
+def choose_device(name: str = "auto", sharers: int = 1) -> torch.device:
+    """Return the torch device that ``name`` asks for; a GPU only once no other job of this machine uses it.
 
     Parameters
     ----------
     name
-        ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N`` (the Nth that CUDA_VISIBLE_DEVICES leaves) or
+        ``mps``.
+    sharers
+        Jobs that may use one GPU at a time.
 
     Raises
     ------
     EmflowError
         If a GPU is asked for by name and there is none: never a silent fallback.
     """
-    if name == "auto":
-        if not torch.cuda.is_available():
-            return torch.device("cpu")
-        count = torch.cuda.device_count()
-        names = [str(torch.cuda.get_device_properties(index).uuid) for index in range(count)]
-        return torch.device("cuda", take_slot(names) if count > 1 else 0)
-    if name.startswith("cuda") and not torch.cuda.is_available():
+    if name in ("cpu", "mps"):
+        return torch.device(name)
+    # of several processes of one step, the one that started them holds the devices
+    number = rank()[0] if RANK in os.environ else reserve(name, 1, sharers)
+    if torch.cuda.is_available():
+        device = torch.device("cuda", number or 0)
+        torch.cuda.set_device(device)
+        return device
+    if name != "auto":
         raise EmflowError(
             f"execution.device is '{name}', but torch {torch.__version__} sees no CUDA device here. "
             "Set execution.device to auto or cpu, or run `emflow doctor`."
         )
-    return torch.device(name)
+    return torch.device("cpu")
 
 
-_slots: list[int] = []
+def rank() -> tuple[int, int]:
+    """Number of this process among those of one step, from 0, and how many they are."""
+    number, count, _ = os.environ.get(RANK, "0 1 -").split(" ", 2)
+    return int(number), int(count)
 
 
-def take_slot(names: Sequence[str], folder: Path | None = None) -> int:
-    """Return the index of a device that no other process of emflow here uses, and hold it until this one ends.
+def reserve(name: str, wanted: int, sharers: int = 1) -> int | None:
+    """Hold GPUs until this process ends, and show CUDA no others; call it before CUDA starts.
 
-    Where all are held, they are shared.
+    Returns
+    -------
+    Number of the first as CUDA counts from now on; None without any GPU.
     """
-    folder = folder or Path(tempfile.gettempdir())
-    for index, name in enumerate(names):
-        handle = os.open(
-            folder / f"emflow-gpu-{os.getuid()}-{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    if torch.version.cuda is None and torch.version.hip is None:
+        return None
+    if _held or torch.cuda.is_initialized():  # a second step in one process
+        return torch.cuda.current_device() if torch.cuda.is_available() else None
+    gpus = slots.visible()
+    if (
+        not gpus and torch.cuda.is_available()
+    ):  # no nvidia-smi, as in some containers, or AMD: torch must count
+        _held.append(slots.take(_counted(name), wanted, sharers))
+        return int(_held[-1].gpus[0].index)
+    if not gpus:
+        return None
+    _held.append(slots.take(_granted(_named(name, gpus)), wanted, sharers))
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu.token for gpu in _held[-1].gpus)
+    return 0
+
+
+def _granted(gpus: list[slots.Gpu]) -> list[slots.Gpu]:
+    """GPUs that SLURM granted are locked among the steps of its job only: what else runs there, SLURM has allowed."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None or "CUDA_VISIBLE_DEVICES" not in os.environ:
+        return gpus
+    return [replace(gpu, name=f"{gpu.name}-slurm-{job}") for gpu in gpus]
+
+
+def _counted(name: str) -> list[slots.Gpu]:
+    """GPUs by number only."""
+    numbers = [str(number) for number in range(torch.cuda.device_count())]
+    tokens = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(numbers)).split(",")
+    gpus = [slots.Gpu(token, token, number) for number, token in zip(numbers, tokens, strict=False)]
+    return _named(name, gpus)
+
+
+def held_tokens() -> str | None:
+    """What CUDA_VISIBLE_DEVICES is to say to processes that share this one's devices; None to leave it."""
+    return ",".join(gpu.token for gpu in _held[-1].gpus) if _held else None
+
+
+def _named(name: str, gpus: list[slots.Gpu]) -> list[slots.Gpu]:
+    """Those that a device's name leaves."""
+    _, _, number = name.partition(":")
+    if number and int(number) >= len(gpus):
+        raise EmflowError(
+            f"execution.device is '{name}', but there are {len(gpus)} GPUs for this job (cuda:0 is the first). Set "
+            "execution.device to auto, or look at CUDA_VISIBLE_DEVICES and nvidia-smi."
         )
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(handle)
-            continue
-        _slots.append(handle)  # an open file keeps the lock
-        return index
-    return os.getpid() % len(names)
-
-
-def prepare(execution: Execution) -> torch.device:
-    """Set threads, flush denormals (they slow CPU kernels tenfold) and return the device."""
-    if execution.threads:
-        torch.set_num_threads(execution.threads)
-    elif "SLURM_CPUS_PER_TASK" in os.environ:
-        torch.set_num_threads(int(os.environ["SLURM_CPUS_PER_TASK"]))
-    torch.set_flush_denormal(True)
-    return choose_device(execution.device)
+    return [gpus[int(number)]] if number else gpus
 
 
 def generator(seed: int, *stream: int) -> torch.Generator:
@@ -89,7 +153,11 @@ def free_memory_bytes(device: torch.device, execution: Execution | None = None) 
     if execution is not None and execution.memory_gb:
         return int(execution.memory_gb * 1e9)
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0] * 0.8)
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free = (
+            torch.cuda.mem_get_info(device)[0] + kept
+        )  # what torch keeps for itself is free to this process
+        return int(free * _PLANNED / (execution.jobs_per_gpu if execution is not None else 1))
     import psutil
 
     return int(min(psutil.virtual_memory().available, *_granted_bytes()) * 0.5)

@@ -16,6 +16,10 @@ class EmflowError(Exception):
     """Something the user can mend: what is wrong, where, what was expected, what to do."""
 
 
+class OutOfMemory(EmflowError):
+    """Not even the smallest piece of work fits in memory: a fault of the machine, never of one image."""
+
+
 class Judgement(NamedTuple):
     """One row of verdicts.json."""
 
@@ -47,6 +51,30 @@ class OpticsFacts(StepConfig):
     """Spherical aberration, in millimetre; 0 for a corrected microscope."""
     amplitude_contrast: float = Field(0.07, ge=0, lt=1)
     """Fraction of amplitude contrast: about 0.07 for ice, 0.1 by older custom."""
+
+
+class Session(StepConfig):
+    """One of several sessions that are processed together; what it does not say holds for all."""
+
+    path: str
+    """Its micrographs: a folder, a glob, a text file with one path a line, or a RELION micrographs STAR."""
+    even: str | None = None
+    """Even half sums, in the place of input.even."""
+    odd: str | None = None
+    """Odd half sums, in the place of input.odd."""
+    pixel_size_angstrom: float | None = Field(None, gt=0, le=100)
+    """Pixel size of its micrographs, in ångström, in the place of the sample's."""
+    voltage_kv: float | None = Field(None, gt=0, le=3000)
+    """Acceleration voltage, in kilovolt, likewise."""
+    cs_mm: float | None = Field(None, ge=0, le=20)
+    """Spherical aberration, in millimetre, likewise."""
+    amplitude_contrast: float | None = Field(None, ge=0, le=1)
+    """Fraction of amplitude contrast, likewise."""
+
+    def facts(self) -> dict[str, float]:
+        """The optics that it says itself."""
+        told = {name: getattr(self, name) for name in OpticsFacts.model_fields}
+        return {name: value for name, value in told.items() if value is not None}
 
 
 class SpecimenSize(StepConfig):
@@ -83,6 +111,19 @@ class Execution(StepConfig):
     """CPU threads of one job; 0 takes what Snakemake or the machine gives."""
     memory_gb: float = Field(0.0, ge=0)
     """Memory a step may plan with, in gigabyte; 0 takes what is free."""
+    image_limit_minutes: float = Field(20.0, gt=0)
+    """How long a step may work on one micrograph before it counts as hung, in minutes."""
+
+    keep_denoised: bool = False
+    """Keep denoised micrographs after picking from them: as large as the micrographs, in float32. Otherwise only those
+    that the report shows are kept. Those of a simulated session, which are scored, always are."""
+    scratch: str | None = None
+    """Folder on the node's own disk for copies that long steps read again and again, such as $TMPDIR or
+    $SLURM_TMPDIR; null keeps them beside the results. Nothing is lost with it."""
+    gpus: int = Field(1, ge=0, le=64)
+    """GPUs of one job, for steps that can use several (reconstruct refine, denoise train); the others take one."""
+    jobs_per_gpu: int = Field(1, ge=1, le=16)
+    """Jobs that may share a GPU. The profile's resource gpu is then the number of GPUs times this."""
 
 
 class Run(Execution):

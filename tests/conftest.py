@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import random
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from emflow.em import batches
+from emflow.nn import tiles
 
 torch.set_num_threads(1)
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -28,3 +35,38 @@ def real_data() -> Path:
     if not (folder / "README.md").exists():
         pytest.skip(f"real test data not found in {folder}; set EMFLOW_TEST_DATA to its folder")
     return folder
+
+
+class ScarceMemory(TorchDispatchMode):
+    """Memory in which batches of more than ``most`` items run out, each at some operation that makes a tensor."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most, self.failures = most, 0
+        self._random = random.Random(most)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        takes_memory = not func._schema.is_mutable and not func.is_view
+        if takes_memory and self._length() > self.most and self._random.random() < 0.1:
+            self.failures += 1
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return func(*args, **(kwargs or {}))
+
+    def _length(self) -> int:
+        """Items of the innermost batch that is being worked on."""
+        frame = sys._getframe()
+        while frame is not None:
+            if frame.f_code is batches.in_batches.__code__:
+                return int(frame.f_locals.get("length", 0))
+            frame = frame.f_back  # type: ignore[assignment]
+        return 0
+
+
+@pytest.fixture
+def scarce_memory() -> Iterator[Callable[[int], ScarceMemory]]:
+    """A context in which batches of more than so many items run out of memory, half-way through their work."""
+    batches._largest.clear()
+    tiles._largest.clear()
+    yield ScarceMemory
+    batches._largest.clear()
+    tiles._largest.clear()

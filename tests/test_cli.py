@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from cyclopts import App
 from cyclopts.config import Dict as DefaultsFrom
 
@@ -118,3 +119,16 @@ def test_a_fault_of_ours_exits_with_1(monkeypatch):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "RuntimeError: broken" in done.stderr
+
+
+def test_a_step_that_runs_out_of_memory_says_what_to_do(monkeypatch, capsys):
+    def short(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
+
+    monkeypatch.setattr(cli, "build_app", lambda words: short)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["doctor"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "CUDA out of memory" in said
+    assert "needs more memory" in said

@@ -1,9 +1,6 @@
-"""Devices, their slots, and how much memory a step may plan with."""
+"""Devices, and how much memory a step may plan with."""
 
 from __future__ import annotations
-
-import fcntl
-import os
 
 import pytest
 import torch
@@ -17,15 +14,6 @@ def test_a_gpu_asked_for_by_name_is_never_replaced_silently(monkeypatch):
     assert device.choose_device("auto") == torch.device("cpu")
     with pytest.raises(EmflowError, match=r"execution\.device"):
         device.choose_device("cuda:1")
-
-
-def test_processes_take_different_gpus_and_share_when_all_are_taken(tmp_path):
-    names = ["a", "b"]
-    with open(tmp_path / f"emflow-gpu-{os.getuid()}-a.lock", "w") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        assert device.take_slot(names, tmp_path) == 1
-        assert device.take_slot(names, tmp_path) in (0, 1)  # both are held now
-    assert device.take_slot(names, tmp_path) == 0
 
 
 def test_random_numbers_depend_on_seed_and_stream_alone():

@@ -64,7 +64,7 @@ def select(
         Folder to write: classes.star with scores and reasons, classes.mrcs, selected.star, removed.star,
         metrics.json, verdicts.json, figures/classes.png.
     """
-    prepare(run)
+    prepare(run, gpu=False)
     person = Path(cfg.labels)
     given = [person] if cfg.labels and person.is_file() else []
     with Record("classify.select", cfg, run, inputs=[classified / "particles.star", *given]):

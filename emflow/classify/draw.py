@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from emflow.classify.model import Sums
+from emflow.em.batches import in_batches
 from emflow.em.images import shell_means, typical_spectra, weigh
 from emflow.em.search import WeightedImages, batch_size
 from emflow.em.slices import complex_product
@@ -114,7 +115,14 @@ class Drawing:
         for half in (0, 1):
             numerator, denominator = flat.new_zeros(k * q, 2 * m), flat.new_zeros(k * q, m)
             count = flat.new_zeros(k)
-            for place in torch.nonzero(self.half == half + 1)[:, 0].to(flat.device).split(step):
+            places = torch.nonzero(self.half == half + 1)[:, 0].to(flat.device)
+
+            def add(
+                here: slice,
+                places: Tensor = places,
+                whole: tuple[Tensor, Tensor, Tensor] = (numerator, denominator, count),
+            ) -> None:
+                place = places[here]
                 own = self.weighted[place]
                 moved = own.shifted(self.phases).flatten(2)
                 scores = (moved @ twice).sub_((own.power @ power)[:, None])
@@ -129,9 +137,12 @@ class Drawing:
                 by_reference = weights.sum(1)
                 self.reference[place] = by_reference.argmax(1)
                 self.shift[place] = weights.sum(2).argmax(1)
-                count += by_reference.view(-1, k, q).sum((0, 2))
-                numerator.addmm_(weights.flatten(0, 1).T, moved.flatten(0, 1))
-                denominator.addmm_(by_reference.T, own.power)
+                counted = by_reference.view(-1, k, q).sum((0, 2))
+                whole[0].addmm_(weights.flatten(0, 1).T, moved.flatten(0, 1))
+                whole[1].addmm_(by_reference.T, own.power)
+                whole[2].add_(counted)
+
+            in_batches(add, len(places), step, "images compared with classes")
             sums.add(half, numerator.view(k, q, 2, m), denominator.view(k, q, m), count, self.turns)
 
     def residual(self) -> tuple[Tensor, Tensor]:

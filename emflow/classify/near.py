@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from emflow.classify.model import Sums
+from emflow.em.batches import in_batches
 from emflow.em.images import ImageSet, shell_means, typical_spectra, weigh
 from emflow.em.slices import complex_product
 from emflow.em.turns import Turns
@@ -116,7 +117,8 @@ def assign_near(
     for rows in _chunks(images):
         for half in (0, 1):
             part = rows[images.half[rows] == half + 1]
-            if len(part):
+
+            def assign(here: slice, part: Tensor = part, half: int = half) -> None:
                 _assign_part(
                     images,
                     noise,
@@ -125,12 +127,14 @@ def assign_near(
                     before,
                     after,
                     sums,
-                    part,
+                    part[here],
                     half,
                     phases,
                     moves_px,
                     favour,
                 )
+
+            in_batches(assign, len(part), len(part), "images compared with a few classes")
     after.evidence -= grid
     return after, sums
 
@@ -173,6 +177,7 @@ def _assign_part(
     best = pose.gather(1, order[:, :1])[:, 0]
     after.psi_deg[part] = turns.angles_deg[best % q].float().cpu()
     after.shifts_px[part] = before.shifts_px[part] + moves_px[best // q].cpu()
+    added = []
     for k, row, _, scores in kept:
         weight = torch.exp(scores + favour[k] - whole[row, None, None])
         own = weighted[row]
@@ -180,8 +185,10 @@ def _assign_part(
         by_angle = weight.sum(1)
         denominator = by_angle.T @ own.power
         cube = turns.insert(numerator.view(1, q, 2, -1), denominator[None])
-        sums.grid[half, k] += cube[0]
-        sums.count[half, k] += by_angle.sum()
+        added.append((k, cube[0], by_angle.sum()))
+    for k, grid, count in added:
+        sums.grid[half, k] += grid
+        sums.count[half, k] += count
 
 
 def explain(
@@ -196,25 +203,28 @@ def explain(
     for chunk in _chunks(images):
         for half in (0, 1):
             rows = chunk[images.half[chunk] == half + 1]
-            if not len(rows):
-                continue
-            transforms, ctf = images.transforms(rows, plane)
-            transforms = complex_product(transforms, plane.phases(assigned.shifts_px[rows].to(plane.kx)))
-            inverse = 1 / noise[:, plane.shell].clamp(min=1e-20)[images.group[rows].to(noise.device)]
-            predicted = torch.empty_like(transforms)
-            for k in assigned.number[rows].unique().tolist():
-                here = torch.nonzero(assigned.number[rows] == k)[:, 0]
-                angles = assigned.psi_deg[rows[here]].to(images.device)
-                own = Turns.build(plane, angles, turns.padding)
-                predicted[here.to(images.device)] = own.slices(spectra[half][k : k + 1])[0]
-            predicted = predicted * ctf[:, None]
-            for place, value in enumerate(
-                (
-                    (predicted * transforms).sum(1) * inverse,
-                    predicted.square().sum(1) * inverse,
-                    transforms.square().sum(1) * inverse,
-                    ctf.square(),
-                )
-            ):
-                out[place, rows] = (shell_means(value, plane) * pixels.to(value)).cpu()
+
+            def compare(some: slice, mine: Tensor = rows, half: int = half) -> None:
+                rows = mine[some]
+                transforms, ctf = images.transforms(rows, plane)
+                transforms = complex_product(transforms, plane.phases(assigned.shifts_px[rows].to(plane.kx)))
+                inverse = 1 / noise[:, plane.shell].clamp(min=1e-20)[images.group[rows].to(noise.device)]
+                predicted = torch.empty_like(transforms)
+                for k in assigned.number[rows].unique().tolist():
+                    here = torch.nonzero(assigned.number[rows] == k)[:, 0]
+                    angles = assigned.psi_deg[rows[here]].to(images.device)
+                    own = Turns.build(plane, angles, turns.padding)
+                    predicted[here.to(images.device)] = own.slices(spectra[half][k : k + 1])[0]
+                predicted = predicted * ctf[:, None]
+                for place, value in enumerate(
+                    (
+                        (predicted * transforms).sum(1) * inverse,
+                        predicted.square().sum(1) * inverse,
+                        transforms.square().sum(1) * inverse,
+                        ctf.square(),
+                    )
+                ):
+                    out[place, rows] = (shell_means(value, plane) * pixels.to(value)).cpu()
+
+            in_batches(compare, len(rows), len(rows), "images compared with their class")
     return Explained(out[0], out[1], out[2], out[3], pixels.cpu(), noise[:, :shells])

@@ -13,6 +13,7 @@ from emflow.classify.draw import Drawing, State, balanced
 from emflow.classify.model import Sums, average, raw_average
 from emflow.classify.near import Assigned, Explained, assign_near, explain
 from emflow.device import generator
+from emflow.em.batches import in_batches
 from emflow.em.grids import shift_grid
 from emflow.em.images import ImageSet, shell_means, typical_spectra, weigh
 from emflow.em.masks import soft_sphere
@@ -114,9 +115,13 @@ class Classification:
     def power(self, plane: HalfPlane) -> Tensor:
         """Mean power of each image in each shell, (N, S)."""
         rows = torch.arange(len(self.images))
-        return torch.cat(
-            [shell_means(t.square().sum(1), plane) for _, t, _ in self.images.batches(rows, plane)]
-        ).cpu()
+        out = torch.empty(len(rows), int(plane.shell[-1]) + 1)
+
+        def measure(place: slice, part: Tensor, transforms: Tensor, ctf: Tensor) -> None:
+            out[place] = shell_means(transforms.square().sum(1), plane).cpu()
+
+        self.images.each(rows, plane, measure, "images whose power is measured")
+        return out
 
     def draw_and_average(self, noise: Tensor) -> State:
         """Iterations on drawn particles, with a memory that grows, in two bands: averages, noise, log prior."""
@@ -197,8 +202,9 @@ class Classification:
         phases = turns.plane.phases(moves)
         keep = min(cfg.candidates, k)
         found = Assigned.empty(len(images), keep)
-        step = batch_size(k * q * len(phases), images.device)
-        for part in torch.arange(len(images)).split(max(step, 1)):
+
+        def assign(here: slice) -> None:
+            part = torch.arange(here.start, here.stop)
             weighted = self.weighted(part, turns.plane, noise)
             scores = weighted.shifted(phases).flatten(2) @ twice
             scores -= (weighted.power @ power)[:, None]
@@ -207,11 +213,13 @@ class Classification:
             found.candidates[part] = (by_class + favour).topk(keep, 1).indices.cpu()
             found.scores[part] = by_class.cpu().gather(1, found.candidates[part])
             found.number[part] = found.candidates[part, 0]
-            own = (
-                scores[torch.arange(len(part)), :, found.number[part].to(scores.device)].flatten(1).argmax(1)
-            )
+            first = found.number[part].to(scores.device)
+            own = scores[torch.arange(len(part)), :, first].flatten(1).argmax(1)
             found.shifts_px[part] = moves[own // q].cpu()
             found.psi_deg[part] = turns.angles_deg[own % q].float().cpu()
+
+        size = batch_size(k * q * len(phases), images.device)
+        in_batches(assign, len(images), size, "images compared with classes")
         return found
 
 

@@ -47,7 +47,7 @@ def fit(micrographs: Path, out: Path, /, *, cfg: CtfFit = CtfFit(), run: Run = R
         STAR table to write: RELION's CTF columns, fit resolution, quality. The rings' profiles go to
         ``<out>.profiles.star`` beside it.
     """
-    device = devices.prepare(run)
+    device = devices.prepare(run, gpu=False)
     images = load_micrographs(micrographs, cfg)
 
     def work(row: int) -> dict[str, Any]:
@@ -57,11 +57,11 @@ def fit(micrographs: Path, out: Path, /, *, cfg: CtfFit = CtfFit(), run: Run = R
 
     def key(row: int) -> str:
         digest = images.table["emflowDigest"].iloc[row] if "emflowDigest" in images.table else ""
-        return result_key(cfg, images.name(row), images.identity(row), images.facts(row), digest)
+        return result_key(cfg, images.identity(row), images.facts(row), digest)
 
     with Record("ctf.fit", cfg, run, inputs=[micrographs]) as record:
         journal = Journal(out.with_name(f".{out.stem}.journal"))
-        results, set_aside = for_each(images, work, journal, key)
+        results, set_aside = for_each(images, work, journal, key, run.image_limit_minutes)
         rows = sorted(results)
         values = [results[row]["columns"] for row in rows]
         columns = pd.DataFrame(values, columns=pd.Index(COLUMNS), dtype=object)

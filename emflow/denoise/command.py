@@ -6,6 +6,7 @@ import hashlib
 import logging
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from emflow import device as devices
 from emflow.denoise.apply import denoise
 from emflow.denoise.config import DenoiseApply, DenoiseTrain
 from emflow.denoise.inputs import (
+    chosen_examples,
     is_bright,
     load_model,
     load_tables,
@@ -22,15 +24,18 @@ from emflow.denoise.inputs import (
     spread_over,
     what_is_learned_from,
 )
-from emflow.denoise.outputs import ImageJournal, training_metrics, training_verdicts, with_denoised
+from emflow.denoise.outputs import ImageJournal, keep_only, training_metrics, training_verdicts, with_denoised
 from emflow.denoise.scale import Scale
 from emflow.denoise.train import held_out_gain, train_denoiser
+from emflow.em.batches import in_batches
+from emflow.io.freed import freed
 from emflow.io.image import is_restored, read_image
 from emflow.io.journal import result_key
-from emflow.io.micrographs import for_each, load_micrographs
+from emflow.io.micrographs import Micrographs, for_each, load_micrographs
 from emflow.io.mrc import RESTORED_LABEL, write_mrc
 from emflow.io.record import Record, write_metrics, write_verdicts
 from emflow.io.star import write_star
+from emflow.nn.ranks import Ranks, joined, launch, wanted
 from emflow.nn.unet import UNet, on_device
 from emflow.nn.weights import CheckpointFile, write_model
 from emflow.step import EmflowError, Run
@@ -38,7 +43,16 @@ from emflow.step import EmflowError, Run
 log = logging.getLogger("emflow")
 
 
-def apply(micrographs: Path, out: Path, /, *, cfg: DenoiseApply = DenoiseApply(), run: Run = Run()) -> None:
+def apply(
+    micrographs: Path,
+    out: Path,
+    /,
+    *,
+    examples: int = 0,
+    reader: str = "",
+    cfg: DenoiseApply = DenoiseApply(),
+    run: Run = Run(),
+) -> None:
     """Denoise each micrograph. The results are marked: they serve picking and viewing, never a map.
 
     Parameters
@@ -47,9 +61,17 @@ def apply(micrographs: Path, out: Path, /, *, cfg: DenoiseApply = DenoiseApply()
         STAR table, folder, glob (in quotes) or image.
     out
         STAR table to write; the images go to images/ beside it, by the micrographs' ids.
+    examples
+        Denoise only so many that show the range of the table: good and bad CTF fits, many and few picks. Images of
+        others are removed from images/.
+    reader
+        Whom the images are made for (a digest of its settings): what it has removed is not made again.
     """
     device = devices.prepare(run)
     listed = load_micrographs(micrographs, cfg)
+    if examples:
+        listed = chosen_examples(listed, examples)
+        keep_only(out.parent / "images", listed)
     network, scale, model = load_model(cfg.weights, device)
 
     def target(row: int) -> Path:
@@ -62,20 +84,21 @@ def apply(micrographs: Path, out: Path, /, *, cfg: DenoiseApply = DenoiseApply()
             raise EmflowError(f"{name}: already denoised (its label says so); give the raw micrograph.")
         image = torch.from_numpy(read_image(name)).to(device)
         bright = is_bright(listed, row, cfg.contrast)
-        result = denoise(image, pixel, network, scale, cfg.tile_px, bright)
+        (result,) = in_batches(
+            lambda _: denoise(image, pixel, network, scale, cfg.tile_px, bright), 1, 1, "micrographs"
+        )
         write_mrc(target(row), result.image.cpu().numpy(), pixel, labels=(RESTORED_LABEL,))
         return {"kept": f"{result.kept_variance:.4g}"}
 
     def key(row: int) -> str:
         digest = listed.table["emflowDigest"].iloc[row] if "emflowDigest" in listed.table else ""
         bright = is_bright(listed, row, cfg.contrast)
-        return result_key(
-            cfg, listed.name(row), listed.identity(row), listed.facts(row), digest, bright, model.sha256
-        )
+        return result_key(cfg, listed.identity(row), listed.facts(row), digest, bright, model.sha256)
 
     with Record("denoise.apply", cfg, run, inputs=[micrographs]) as record:
-        journal = ImageJournal(out.with_name(f".{out.stem}.journal"), out.parent / "images")
-        results, set_aside = for_each(listed, work, journal, key)
+        journal_path, images = out.with_name(f".{out.stem}.journal"), out.parent / "images"
+        journal = ImageJournal(journal_path, images, freed(out, reader))
+        results, set_aside = for_each(listed, work, journal, key, run.image_limit_minutes)
         table = with_denoised(listed.table, {row: (target(row), results[row]["kept"]) for row in results})
         write_star(out, {"optics": listed.optics, "micrographs": table, "set_aside": set_aside})
         record.notes = {"micrographs": len(table), "set_aside": len(set_aside), "weights": model.sha256}
@@ -101,9 +124,35 @@ def train(
     if len(paths) < 2:
         raise EmflowError("denoise train: give micrographs, and last the folder to write the model to.")
     *sources, out = paths
+    count = wanted(run)
+    if count > cfg.batch:
+        raise EmflowError(
+            f"execution.gpus is {count}, but denoise.train.batch only {cfg.batch}: every GPU needs a crop at least. "
+            "Set gpus lower or batch higher."
+        )
+    if count > 1:
+        halves = [f"--{name}={pattern}" for name, pattern in (("even", even), ("odd", odd)) if pattern]
+        words = ["denoise", "train", *map(str, paths), *halves, "--json", cfg.model_dump_json()]
+        launch(words, run, count)
+        return
     device = devices.prepare(run)
-    chosen = spread_over(load_tables(sources, cfg, even, odd), cfg.max_micrographs)
+    with joined(device) as ranks:
+        _train(load_tables(sources, cfg, even, odd), out, cfg, device, (ranks, run, sources))
+
+
+def _train(
+    listed: Micrographs,
+    out: Path,
+    cfg: DenoiseTrain,
+    device: torch.device,
+    job: tuple[Ranks, Run, list[Path]],
+) -> None:
+    """Train as one of the ranks; the first of them writes."""
+    ranks, run, sources = job
+    chosen = spread_over(listed, cfg.max_micrographs)
     learn_from = what_is_learned_from(chosen, cfg.target)
+    if not ranks.first:
+        run = run.model_copy(update={"record": None})
     with Record("denoise.train", cfg, run, inputs=sources) as record:
         network, scale, begun_from = _begin(cfg, device)
         samples, used = [], []
@@ -123,11 +172,15 @@ def train(
             )
         identities = [(chosen.identity(row), chosen.name(row)) for row in used]
         key = result_key(cfg, begun_from, learn_from, identities)
+        ranks.agree(key, "micrographs")
         checkpoint = CheckpointFile(out / ".checkpoint.safetensors", key)
         held_out = [number % 10 == 1 for number in range(len(samples))]
         learned = [s for s, held in zip(samples, held_out, strict=True) if not held]
         unseen = [s for s, held in zip(samples, held_out, strict=True) if held]
-        outcome = train_denoiser(network, learned, cfg, device, checkpoint)
+        outcome = train_denoiser(network, learned, cfg, device, checkpoint, ranks)
+        cpu_s = ranks.total(time.process_time())
+        if not ranks.first:
+            return
         gain = held_out_gain(outcome.network, unseen, cfg, device)
         metrics = training_metrics(outcome.losses, gain, len(learned), len(unseen))
         write_metrics(out / "metrics.json", metrics)
@@ -152,6 +205,8 @@ def train(
         )
         checkpoint.remove()
         record.notes = dict(metrics)
+        if ranks.count > 1:
+            record.notes |= {"ranks": ranks.count, "ranks_cpu_s": round(cpu_s, 3)}
 
 
 def _begin(cfg: DenoiseTrain, device: torch.device) -> tuple[UNet, Scale, str]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from emflow.denoise.config import DenoiseTrain
 from emflow.denoise.scale import Scale
 from emflow.denoise.train import Sample, sample_of_clean, sample_of_halves, sample_of_one
+from emflow.io.examples import choose
 from emflow.io.image import read_image
 from emflow.io.incoming import list_micrographs
 from emflow.io.micrographs import Micrographs, load_micrographs
@@ -44,6 +45,12 @@ def load_model(weights: str | None, device: torch.device) -> tuple[UNet, Scale, 
     except RuntimeError as error:
         raise EmflowError(f"{path}: the weights do not fit the manifest's network: {error}") from None
     return on_device(network, device).eval().requires_grad_(False), Scale.of(model.facts), model
+
+
+def chosen_examples(listed: Micrographs, count: int) -> Micrographs:
+    """Choose micrographs that show the range of a table."""
+    rows = sorted(row for row, _ in choose(listed.table, count))
+    return Micrographs(listed.table.iloc[rows].reset_index(drop=True), listed.optics)
 
 
 def load_tables(

@@ -2,27 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from emflow.io.journal import Journal
+from emflow.io.micrographs import Micrographs
+from emflow.io.mrc import read_header
 from emflow.io.record import verdict
+from emflow.step import EmflowError
 
 COLUMNS = ("emflowDenoisedName", "emflowRestored", "emflowKeptVariance")
 
 
 class ImageJournal(Journal):
-    """A journal whose results count only while their images are there: one that was removed is made again."""
+    """A journal whose results count only while their images are whole: one removed or damaged is made again.
 
-    def __init__(self, path: Path, images: Path) -> None:
+    Parameters
+    ----------
+    path, images
+        The journal, and the folder of the images.
+    freed
+        Ids whose images were removed by the reader that they were made for: it does not need them again.
+    """
+
+    def __init__(self, path: Path, images: Path, freed: Container[str] = ()) -> None:
         super().__init__(path)
-        self._images = images
+        self._images, self._freed = images, freed
 
     def get(self, identity: str, key: str) -> Any | None:
-        """Return the stored result of a micrograph if it was made under the same key and its image is there."""
-        return super().get(identity, key) if (self._images / f"{identity}.mrc").exists() else None
+        """Return the stored result of a micrograph if it was made under the same key and its image is whole."""
+        result = super().get(identity, key)
+        if result is not None and identity not in self._freed:
+            try:
+                read_header(self._images / f"{identity}.mrc")
+            except EmflowError:
+                return None
+        return result
+
+
+def keep_only(images: Path, listed: Micrographs) -> None:
+    """Remove denoised images of all micrographs but those listed."""
+    kept = {f"{listed.identity(row)}.mrc" for row in range(len(listed))}
+    for path in images.glob("*.mrc"):
+        if path.name not in kept:
+            path.unlink(missing_ok=True)
 
 
 def with_denoised(table: pd.DataFrame, done: dict[int, tuple[Path, str]]) -> pd.DataFrame:

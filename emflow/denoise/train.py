@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from emflow.denoise.config import DenoiseTrain
 from emflow.denoise.scale import Scale, Scaled, to_scale
 from emflow.device import generator
+from emflow.em.batches import in_batches
+from emflow.nn.ranks import Ranks
 from emflow.nn.tiles import crop
 from emflow.nn.train import Checkpoint, Outcome, Plan, train
 
@@ -94,13 +96,21 @@ def pair_of(sample: Sample, size: int, rng: torch.Generator) -> tuple[Tensor, Te
 
 
 def batch_of(
-    samples: Sequence[Sample], number: int, size: int, rng: torch.Generator, device: torch.device
+    samples: Sequence[Sample],
+    number: int,
+    size: int,
+    rng: torch.Generator,
+    device: torch.device,
+    part: slice = slice(None),
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw inputs and targets (number, 1, size, size) and weights (number, 1, 1, 1)."""
+    """Draw inputs and targets (number, 1, size, size) and weights (number, 1, 1, 1); a part of them, where one is named.
+
+    All are drawn either way, so that a part is the same in whichever process.
+    """
     chosen = torch.randint(len(samples), (number,), generator=rng).tolist()
-    pairs = [pair_of(samples[i], size, rng) for i in chosen]
-    inputs, targets = (torch.stack(part)[:, None].to(device) for part in zip(*pairs, strict=True))
-    weights = torch.tensor([samples[i].weight for i in chosen], device=device)[:, None, None, None]
+    pairs = [pair_of(samples[i], size, rng) for i in chosen][part]
+    inputs, targets = (torch.stack(images)[:, None].to(device) for images in zip(*pairs, strict=True))
+    weights = torch.tensor([samples[i].weight for i in chosen[part]], device=device)[:, None, None, None]
     return inputs.contiguous(memory_format=torch.channels_last), targets, weights
 
 
@@ -110,6 +120,7 @@ def train_denoiser(
     cfg: DenoiseTrain,
     device: torch.device,
     checkpoint: Checkpoint | None = None,
+    ranks: Ranks = Ranks(),
 ) -> Outcome:
     """Train on samples with the weighted squared error.
 
@@ -117,12 +128,12 @@ def train_denoiser(
     what was learned.
     """
 
-    def loss_of(net: nn.Module, step: int) -> Tensor:
+    def loss_of(net: nn.Module, step: int, part: slice) -> Tensor:
         rng = generator(cfg.seed, 31, step)
-        inputs, targets, weights = batch_of(samples, cfg.batch, cfg.crop_px, rng, device)
-        return (weights * (net(inputs) - targets) ** 2).mean()
+        inputs, targets, weights = batch_of(samples, cfg.batch, cfg.crop_px, rng, device, part)
+        return (weights * (net(inputs) - targets) ** 2).mean() * (len(inputs) / cfg.batch)
 
-    return train(network, loss_of, Plan(cfg.steps, cfg.learning_rate), checkpoint)
+    return train(network, loss_of, Plan(cfg.steps, cfg.batch, cfg.learning_rate), checkpoint, ranks)
 
 
 @torch.no_grad()
@@ -137,7 +148,8 @@ def held_out_gain(
     """
     rng = generator(cfg.seed, 32)
     inputs, targets, _ = batch_of(samples, _HELD_OUT_CROPS, cfg.crop_px, rng, device)
-    predicted = network(inputs)
+    parts = in_batches(lambda here: network(inputs[here]), len(inputs), len(inputs), "held-out crops")
+    predicted = torch.cat(parts)
     explained = float((targets**2 - (predicted - targets) ** 2).mean())
     signal = float((inputs * targets).mean())
     pixels = min(inputs.numel(), sum(sample.images[0].numel() for sample in samples))

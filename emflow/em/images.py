@@ -11,13 +11,17 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from emflow.device import free_memory_bytes
+from emflow.em.batches import in_batches
 from emflow.em.search import WeightedImages
 from emflow.em.slices import HalfPlane, complex_product
 
 BATCH = 512
 """Images that are read and transformed at a time, at most."""
 _BATCH_PIXELS = 1 << 21
-"""Pixels of a batch on a CPU (128 boxes of 128 px, 8 MB); a GPU takes 64 times as many."""
+"""Pixels of a batch on a CPU (128 boxes of 128 px, 8 MB); a GPU takes 64 times as many, if its memory allows."""
+_PIXEL_BYTES = 48
+"""Per pixel of a batch: the image, its transform, the CTF, and both again weighted and shifted."""
 
 
 class Spectra(Protocol):
@@ -66,7 +70,9 @@ class ImageSet:
     @property
     def batch(self) -> int:
         """Images that are read and transformed at a time: fewer of large boxes, so that memory is bounded."""
-        room = _BATCH_PIXELS * (64 if self.device.type == "cuda" else 1)
+        room = _BATCH_PIXELS
+        if self.device.type == "cuda":
+            room = min(64 * _BATCH_PIXELS, free_memory_bytes(self.device) // _PIXEL_BYTES)
         return max(1, min(BATCH, room // self.box**2))
 
     def transforms(self, rows: Tensor, plane: HalfPlane) -> tuple[Tensor, Tensor]:
@@ -77,6 +83,33 @@ class ImageSet:
         """Rows, Fourier pixels and CTF, a batch at a time; the next is read while one is in use."""
         for part, fetched in read_ahead(rows.split(self.batch), lambda part: self._fetch(part, plane)):
             yield part, *self._transformed(fetched, part, plane)
+
+    def each(
+        self, rows: Tensor, plane: HalfPlane, work: Callable[[slice, Tensor, Tensor, Tensor], None], what: str
+    ) -> None:
+        """Call ``work`` on one batch after another, and on parts of a batch that does not fit in memory.
+
+        Parameters
+        ----------
+        rows, plane
+            As in :meth:`batches`.
+        work
+            Takes the batch's place among ``rows``, its rows, Fourier pixels and CTF. It may be called again on a part:
+            see :func:`emflow.em.batches.in_batches`.
+        what
+            The images, for the log.
+        """
+        start = 0
+        for part, fetched in read_ahead(rows.split(self.batch), lambda part: self._fetch(part, plane)):
+
+            def on_piece(
+                here: slice, start: int = start, part: Tensor = part, fetched: Tensor = fetched
+            ) -> None:
+                place = slice(start + here.start, start + here.stop)
+                work(place, part[here], *self._transformed(fetched[here], part[here], plane))
+
+            in_batches(on_piece, len(part), len(part), what)
+            start += len(part)
 
     def _fetch(self, rows: Tensor, plane: HalfPlane) -> Tensor:
         """What the disk has of some images: pixels, or Fourier pixels of half precision."""
@@ -128,11 +161,15 @@ def noise_spectra(images: ImageSet, rows: Tensor, plane: HalfPlane) -> Tensor:
     shells = int(plane.shell[-1]) + 1
     sums = torch.zeros(groups, shells, dtype=torch.float64, device=images.device)
     counts = torch.zeros(groups, dtype=torch.float64, device=images.device)
-    for part, transforms, _ in images.batches(rows, plane):
+
+    def add(place: slice, part: Tensor, transforms: Tensor, ctf: Tensor) -> None:
         group = images.group[part].to(images.device)
-        power = shell_means(transforms.square().sum(1), plane)
-        sums.index_add_(0, group, power.double())
-        counts.index_add_(0, group, torch.ones_like(group, dtype=torch.float64))
+        power = shell_means(transforms.square().sum(1), plane).double()
+        ones = torch.ones_like(group, dtype=torch.float64)
+        sums.index_add_(0, group, power)
+        counts.index_add_(0, group, ones)
+
+    images.each(rows, plane, add, "images whose power is measured")
     return spread(sums, counts)
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from emflow.em.batches import in_batches
 from emflow.em.poses import rotation_vector_to_matrix
 from emflow.em.search import Poses, WeightedImages, batch_size
 from emflow.em.slices import HalfPlane, Spectrum, complex_product
@@ -78,8 +79,12 @@ class FittedPoses:
         The Gaussian of the covariance stands for the posterior: weighing the draws by their likelihood was tried
         and changes neither the poses' mean nor the map.
         """
+        return self.spread_out(torch.randn(len(self.rotations), (count + 1) // 2, 5, generator=random), count)
+
+    def spread_out(self, normal: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """What :meth:`drawn` gives for the normal deviates (B, ⌈count/2⌉, 5)."""
         root = torch.linalg.cholesky(self.covariance)
-        half = torch.randn(len(self.rotations), (count + 1) // 2, 5, generator=random).to(root)
+        half = normal.to(root)
         away = torch.cat([half, -half], 1)[:, :count] @ root.transpose(1, 2)
         turns = rotation_vector_to_matrix(away[..., :3])
         return turns @ self.rotations[:, None], self.shifts_px[:, None] + away[..., 3:]
@@ -116,12 +121,12 @@ def fit_poses(
     steps
         Steps; one that lowers the likelihood is taken back and halved.
     """
-    found = []
+
+    def fit(here: slice) -> FittedPoses:
+        return _fit(images[here], spectrum, plane, rotations[here], shifts_px[here], steps)
+
     size = batch_size(7 * 2 * len(plane), images.data.device)
-    for start in range(0, len(images), size):
-        here = slice(start, start + size)
-        found.append(_fit(images[here], spectrum, plane, rotations[here], shifts_px[here], steps))
-    return FittedPoses.cat(found)
+    return FittedPoses.cat(in_batches(fit, len(images), size, "images in a fit of poses"))
 
 
 def climb(

@@ -17,12 +17,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from emflow.device import free_memory_bytes
+from emflow.em.batches import in_batches
 from emflow.em.slices import HalfPlane, Spectrum, complex_product
 
 _NEGLIGIBLE = 1e-3
 """An orientation is left out of a batch's sums where no image gives it this share of an even one."""
 _SCORES = 1 << 22
-"""Log-likelihoods held at a time on a CPU (16 MB); a GPU holds 64 times as many."""
+"""Log-likelihoods held at a time on a CPU (16 MB); a GPU holds 64 times as many, if its memory allows."""
+_SCORE_BYTES = 24
+"""Per log-likelihood, with what is made of it on the way."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +93,10 @@ class References:
 
 
 def batch_size(scores_per_image: int, device: torch.device) -> int:
-    """Images whose scores are held at a time."""
-    room = _SCORES * (64 if device.type == "cuda" else 1)
+    """Images whose scores are held at a time: fewer where memory is short."""
+    room = _SCORES
+    if device.type == "cuda":
+        room = min(64 * _SCORES, free_memory_bytes(device) // _SCORE_BYTES)
     return max(1, room // max(1, scores_per_image))
 
 
@@ -143,33 +149,40 @@ def expect(images: WeightedImages, references: References, phases: Tensor) -> Ex
     data = images.data
     numerator = data.new_zeros(q, 2 * m)
     denominator, mass = data.new_zeros(q, m), data.new_zeros(q)
-    evidence, orientation, shift = [], [], []
-    step = batch_size(q * t, data.device)
-    for start in range(0, len(images), step):
-        batch = images[start : start + step]
+
+    def weigh(here: slice) -> tuple[Tensor, Tensor, Tensor]:
+        batch = images[here]
         moved = batch.shifted(phases).flatten(2)
         scores = (moved @ references.slices).sub_((batch.power @ references.power)[:, None])
         scores, peak, total = _posterior(scores)
-        evidence.append(peak + torch.log(total) - torch.log(torch.tensor(float(q * t))))
+        evidence = peak + torch.log(total) - torch.log(torch.tensor(float(q * t)))
         by_orientation = scores.sum(1)
-        orientation.append(by_orientation.argmax(1))
-        shift.append(scores.sum(2).argmax(1))
+        orientation, shift = by_orientation.argmax(1), scores.sum(2).argmax(1)
         counted = (by_orientation.amax(0) > _NEGLIGIBLE / q).nonzero()[:, 0]
         if 2 * len(counted) >= q:
+            weight = by_orientation.sum(0)
             numerator.addmm_(scores.flatten(0, 1).T, moved.flatten(0, 1))
             denominator.addmm_(by_orientation.T, batch.power)
-            mass += by_orientation.sum(0)
+            mass.add_(weight)
         else:
             scores, by_orientation = scores[:, :, counted], by_orientation[:, counted]
-            numerator.index_add_(0, counted, scores.flatten(0, 1).T @ moved.flatten(0, 1))
-            denominator.index_add_(0, counted, by_orientation.T @ batch.power)
-            mass.index_add_(0, counted, by_orientation.sum(0))
+            some = (
+                scores.flatten(0, 1).T @ moved.flatten(0, 1),
+                by_orientation.T @ batch.power,
+                by_orientation.sum(0),
+            )
+            for whole, part in zip((numerator, denominator, mass), some, strict=True):
+                whole.index_add_(0, counted, part)
+        return evidence, orientation, shift
+
+    found = in_batches(weigh, len(images), batch_size(q * t, data.device), "images in a sum over poses")
+    evidence, orientation, shift = (torch.cat(parts) for parts in zip(*found, strict=True))
     return Expectation(
         numerator.view(q, 2, m),
         denominator,
-        torch.cat(evidence),
-        torch.cat(orientation),
-        torch.cat(shift),
+        evidence,
+        orientation,
+        shift,
         mass,
     )
 
@@ -177,22 +190,22 @@ def expect(images: WeightedImages, references: References, phases: Tensor) -> Ex
 def log_evidence(images: WeightedImages, references: References, phases: Tensor) -> Tensor:
     """Log of the likelihood averaged over the grid, (B,)."""
     count = len(references) * len(phases)
-    step = batch_size(count, images.data.device)
-    found = [
-        torch.logsumexp(log_likelihoods(images[start : start + step], references, phases), (1, 2))
-        for start in range(0, len(images), step)
-    ]
-    return torch.cat(found) - math.log(count)
+
+    def evidence(here: slice) -> Tensor:
+        return torch.logsumexp(log_likelihoods(images[here], references, phases), (1, 2))
+
+    size = batch_size(count, images.data.device)
+    return torch.cat(in_batches(evidence, len(images), size, "images in a sum over poses")) - math.log(count)
 
 
 def likeliest_shifts(images: WeightedImages, references: References, phases: Tensor) -> Tensor:
     """Most likely of T shifts for each image, all orientations taken together: indices (B,)."""
-    found = []
-    step = batch_size(len(references) * len(phases), images.data.device)
-    for start in range(0, len(images), step):
-        scores = log_likelihoods(images[start : start + step], references, phases)
-        found.append(torch.logsumexp(scores, 2).argmax(1))
-    return torch.cat(found)
+
+    def likeliest(here: slice) -> Tensor:
+        return torch.logsumexp(log_likelihoods(images[here], references, phases), 2).argmax(1)
+
+    size = batch_size(len(references) * len(phases), images.data.device)
+    return torch.cat(in_batches(likeliest, len(images), size, "images in a sum over poses"))
 
 
 def _posterior(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -236,14 +249,15 @@ def search_globally(
     """
     phases = plane.phases(shifts_px)
     keep = min(keep, len(references))
-    found = []
-    step = batch_size(len(references) * len(phases), images.data.device)
-    for start in range(0, len(images), step):
-        scores = log_likelihoods(images[start : start + step], references, phases)
-        best, shift = scores.max(1)
+
+    def best_of(here: slice) -> tuple[Tensor, Tensor, Tensor]:
+        best, shift = log_likelihoods(images[here], references, phases).max(1)
         top, orientation = best.topk(keep, 1)
         chosen = shifts_px[torch.gather(shift, 1, orientation)]
-        found.append((references.rotations[orientation], chosen, top))
+        return references.rotations[orientation], chosen, top
+
+    size = batch_size(len(references) * len(phases), images.data.device)
+    found = in_batches(best_of, len(images), size, "images in the global search")
     rotations, shifts, top = (torch.cat(parts) for parts in zip(*found, strict=True))
     return Poses(rotations, shifts, top)
 
@@ -276,13 +290,12 @@ def search_locally(
     """
     phases = plane.phases(moves_px)
     candidates, samples = poses.scores.shape[1], len(turns) * len(plane)
-    step = batch_size(candidates * samples, images.data.device)
-    found = []
-    for start in range(0, len(images), step):
-        batch = images[start : start + step]
+
+    def best_of(here: slice) -> tuple[Tensor, Tensor, Tensor]:
+        batch = images[here]
         b, k, n = len(batch), candidates, len(turns)
-        rotations = turns @ poses.rotations[start : start + step, :, None]
-        centres = poses.shifts_px[start : start + step]
+        rotations = turns @ poses.rotations[here, :, None]
+        centres = poses.shifts_px[here]
         slices = spectrum.slices(rotations.reshape(-1, 3, 3), plane).view(b * k, n, 2, -1)
         moved = complex_product(batch.data[:, None], plane.phases(centres))
         moved = complex_product(moved[:, :, None], phases).view(b * k, len(phases), -1)
@@ -294,6 +307,9 @@ def search_locally(
         shifts = centres[:, :, None] + moves_px[move.view(b, k, n)]
         chosen = rotations.view(b, k * n, 9).gather(1, index[..., None].expand(-1, -1, 9))
         at = shifts.view(b, k * n, 2).gather(1, index[..., None].expand(-1, -1, 2))
-        found.append((chosen.view(b, -1, 3, 3), at, top))
+        return chosen.view(b, -1, 3, 3), at, top
+
+    size = batch_size(candidates * samples, images.data.device)
+    found = in_batches(best_of, len(images), size, "images in the local search")
     rotations, shifts, top = (torch.cat(parts) for parts in zip(*found, strict=True))
     return Poses(rotations, shifts, top)

@@ -16,12 +16,16 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from emflow.device import free_memory_bytes
+from emflow.em.batches import in_batches
 from emflow.em.optics import Ctf, ctf_values
 from emflow.em.slices import HalfPlane, complex_product, grid_half_size, sinc_window
 from emflow.em.symmetry import axis_operator_links, split_operators, sum_over_axis_operators
 
 _CHUNK = 1 << 18
 """Samples scattered at a time on a CPU: what fits its caches."""
+_SAMPLE_BYTES = 128
+"""Per sample that is scattered: its point, its neighbours' places and weights."""
 
 
 class Accumulator:
@@ -59,12 +63,16 @@ class Accumulator:
         """
         xy = torch.stack([plane.kx, plane.ky]) * float(self.padding)
         values = torch.cat([numerator, denominator[:, None]], 1)
+        room = _CHUNK
+        if xy.is_cuda:
+            room = min(len(values) * len(plane), free_memory_bytes(xy.device) // _SAMPLE_BYTES)
         for coset in self._cosets.to(rotations):
-            rows = (rotations @ coset)[:, :2].transpose(1, 2).to(xy)
-            step = len(rows) if xy.is_cuda else max(1, _CHUNK // max(1, len(plane)))
-            for start in range(0, len(rows), max(1, step)):
-                batch = slice(start, start + step)
-                self._scatter(rows[batch] @ xy, values[batch])
+
+            def insert(here: slice, coset: Tensor = coset) -> None:
+                rows = (rotations[here] @ coset)[:, :2].transpose(1, 2).to(xy)
+                self._scatter(rows @ xy, values[here])
+
+            in_batches(insert, len(values), max(1, room // max(1, len(plane))), "slices in a map")
 
     def _scatter(self, points: Tensor, values: Tensor) -> None:
         """Spread values (B, 3, M) over the eight neighbours of points (B, 3, M) in grid steps (x, y, z)."""
@@ -73,14 +81,18 @@ class Accumulator:
         lower = 1 - upper
         index = (low.long() + self.reach).clamp_(0, self.size - 2)
         base = (index[:, 2] * self.size + index[:, 1]) * self.size + index[:, 0]
+        # all memory is taken before the first sum changes, so that running out of it leaves the sums as they were
+        target = torch.empty_like(base)
+        zy, weight, product = (torch.empty_like(base, dtype=values.dtype) for _ in range(3))
         for dz in (0, 1):
             for dy in (0, 1):
-                zy = (upper if dz else lower)[:, 2] * (upper if dy else lower)[:, 1]
+                torch.mul((upper if dz else lower)[:, 2], (upper if dy else lower)[:, 1], out=zy)
                 for dx in (0, 1):
-                    weight = zy * (upper if dx else lower)[:, 0]
-                    target = (base + ((dz * self.size + dy) * self.size + dx)).reshape(-1)
+                    torch.mul(zy, (upper if dx else lower)[:, 0], out=weight)
+                    torch.add(base, (dz * self.size + dy) * self.size + dx, out=target)
                     for row in range(3):
-                        self.sums[row].scatter_add_(0, target, (weight * values[:, row]).reshape(-1))
+                        torch.mul(weight, values[:, row], out=product)
+                        self.sums[row].scatter_add_(0, target.view(-1), product.view(-1))
 
     def __add__(self, other: Accumulator) -> Accumulator:
         """Sums of both sets of images; both of one box, band and symmetry."""

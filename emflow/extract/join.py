@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from emflow.em.optics import wavelength_angstrom
-from emflow.extract.table import in_order
+from emflow.extract.table import POSE_KNOWN, in_order
 
 Metrics = dict[str, float | int | None]
 Verdict = tuple[str, str, str, str]
@@ -40,13 +40,20 @@ class Joined:
     repeated: int = 0
     micrographs: int = 0
     boxes: list[tuple[int, float]] = field(default_factory=list)
+    set_aside: list[str] = field(default_factory=list)
+    """Reasons of micrographs that could not be cut."""
 
 
-def join_shards(shards: Iterable[Mapping[str, pd.DataFrame]], accepted: Set[str] | None = None) -> Joined:
+def join_shards(
+    shards: Iterable[Mapping[str, pd.DataFrame]],
+    accepted: Set[str] | None = None,
+    removed: Set[str] = frozenset(),
+) -> Joined:
     """Join shard tables in their order.
 
     Optics groups with equal columns become one, others get a number of their own; particles of micrographs
-    that are not in ``accepted`` (None: all are), and ids that stand already, are left out and counted.
+    that are not in ``accepted`` (None: all are), and ids that stand already, are left out and counted; those in
+    ``removed``, which another step has counted, are left out.
     """
     groups: dict[tuple[tuple[str, str], ...], str] = {}
     tables: list[pd.DataFrame] = []
@@ -61,17 +68,29 @@ def join_shards(shards: Iterable[Mapping[str, pd.DataFrame]], accepted: Set[str]
             kept = table["emflowMicrographId"].isin(accepted)
             out.not_accepted += int((~kept).sum())
             table = table[kept]
+        if removed and len(table):
+            table = table[~table["emflowParticleId"].isin(removed)]
         tables.append(table.assign(rlnOpticsGroup=[number_of[str(g)] for g in table["rlnOpticsGroup"]]))
         if "micrographs" in shard:
             out.outside += int(shard["micrographs"]["emflowDroppedOutside"].astype(int).sum())
             out.flat += int(shard["micrographs"]["emflowDroppedFlat"].astype(int).sum())
+        if "set_aside" in shard:
+            out.set_aside += shard["set_aside"]["emflowReason"].tolist()
     filled = [table for table in tables if len(table)] or tables[:1]
+    same = all(list(table) == list(filled[0]) for table in filled)
     joined = pd.concat(filled, ignore_index=True).astype(object)
-    joined = joined.where(joined.notna(), "None")
-    if len(joined):
-        repeated = joined["emflowParticleId"].duplicated()
-        out.repeated = int(repeated.sum())
+    del filled, tables  # millions of rows: no copy is made or held without need
+    if not same:
+        joined = joined.where(joined.notna(), "None")
+    repeated = joined["emflowParticleId"].duplicated() if len(joined) else pd.Series(dtype=bool)
+    out.repeated = int(repeated.sum())
+    if out.repeated:
         joined = joined[~repeated].reset_index(drop=True)
+    if POSE_KNOWN in joined:
+        known = joined[POSE_KNOWN].replace("None", "1")
+        joined = (
+            joined.drop(columns=POSE_KNOWN) if (known == "1").all() else joined.assign(**{POSE_KNOWN: known})
+        )
     out.particles = in_order(joined)
     optics = pd.DataFrame([{"rlnOpticsGroup": number, **dict(content)} for content, number in groups.items()])
     optics = optics.astype(object).where(optics.notna(), "None")
@@ -122,6 +141,15 @@ def measure(joined: Joined, diameter_angstrom: float | None) -> Metrics:
             last = s[beyond[0] - 1] if len(beyond) and beyond[0] > 0 else (s[0] if len(beyond) else s[-1])
             metrics["box_holds_angstrom"] = round(1 / float(last), 2)
     return metrics
+
+
+def judge_set_aside(reasons: list[str]) -> list[Verdict]:
+    """A verdict where micrographs were accepted by the session and yet could not be cut."""
+    if not reasons:
+        return []
+    evidence = f"{len(reasons)} could not be read or worked on: {'; '.join(reasons[:5])}"
+    action = "See the block set_aside of extract/shard_*.star."
+    return [("Could particles be cut from every accepted micrograph?", "warn", evidence, action)]
 
 
 def judge(metrics: Metrics) -> list[Verdict]:

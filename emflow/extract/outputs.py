@@ -17,9 +17,10 @@ from emflow.extract.config import Boxes
 from emflow.extract.cut import cut_particles
 from emflow.extract.inputs import digest, protein_is_dark, refuse_restored
 from emflow.extract.table import MICROGRAPH_COLUMNS, in_order, particle_optics
+from emflow.io.attempts import Attempts
 from emflow.io.image import read_image
 from emflow.io.journal import result_key
-from emflow.io.micrographs import SET_ASIDE_COLUMNS, Micrographs, optics_facts
+from emflow.io.micrographs import SET_ASIDE_COLUMNS, Micrographs, optics_facts, require_folder
 from emflow.io.stack import GrowingStack
 from emflow.io.star import floats, write_star
 from emflow.step import EmflowError
@@ -46,6 +47,8 @@ class Shard:
     rows: np.ndarray
     cfg: Boxes
     device: torch.device
+    limit_minutes: float
+    """How long the work on one micrograph may take."""
 
     @cached_property
     def centres(self) -> np.ndarray:
@@ -89,10 +92,10 @@ class Shard:
 
     def key(self, row: int) -> str:
         """Digest of everything that the images of a micrograph depend on."""
-        name, identity = self.micrographs.name(row), self.micrographs.identity(row)
+        identity = self.micrographs.identity(row)
         box, dark = self.boxes[self.group(row)], protein_is_dark(self.micrographs, row, self.cfg)
         places = self.centres[self.members(row)].tolist()
-        return result_key(self.cfg, name, identity, digest(self.micrographs, row), box, dark, places)
+        return result_key(self.cfg, identity, digest(self.micrographs, row), box, dark, places)
 
     def cut(self, row: int) -> tuple[np.ndarray, dict[str, Any]]:
         """Cut the particles of a micrograph: images, and which were kept; unreadable ones are set aside."""
@@ -107,6 +110,7 @@ class Shard:
             if not bool(torch.isfinite(pixels).all()):
                 raise EmflowError(f"{self.micrographs.name(row)}: holds NaN or infinite pixels.")
         except EmflowError as error:
+            require_folder(self.micrographs, row)
             log.warning("set aside: %s", error)
             return images, {**result, "set_aside": str(error)}
         dark = protein_is_dark(self.micrographs, row, self.cfg)
@@ -114,6 +118,22 @@ class Shard:
         cut = cut_particles(pixels, places, box, dark, self.cfg.max_outside_fraction)
         kept = cut.kept.nonzero()[:, 0].tolist()
         return cut.images.cpu().numpy(), {"kept": kept, "outside": cut.outside, "flat": cut.flat}
+
+
+def _attempt(shard: Shard, row: int, key: str, attempts: Attempts) -> tuple[np.ndarray, dict[str, Any]]:
+    """Cut the particles of a micrograph, unless the process died of it before."""
+    name, identity = shard.micrographs.name(row), shard.micrographs.identity(row)
+    if reason := attempts.given_up(identity, key):
+        size = shard.boxes[shard.group(row)].size_px
+        nothing = {"kept": [], "outside": 0, "flat": 0, "set_aside": f"{name}: {reason}"}
+        return np.zeros((0, size, size), dtype=np.float32), nothing
+    with attempts.at(name, identity, key):
+        return shard.cut(row)
+
+
+def _sound(result: dict[str, Any]) -> bool:
+    """Whether a result is good for ever; what was set aside is tried again."""
+    return "set_aside" not in result
 
 
 def extract_shard(shard: Shard, out: Path) -> dict[str, int]:
@@ -134,9 +154,13 @@ def extract_shard(shard: Shard, out: Path) -> dict[str, int]:
     shape = next(iter(shard.boxes.values()))
     stack = GrowingStack(out.with_suffix(".mrcs"), shape.size_px, shape.pixel_size_angstrom)
     keys = [shard.key(row) for row in range(len(shard.micrographs))]
-    results = stack.resume(keys, keep=lambda result: "set_aside" not in result)  # those are tried again
+    results = stack.resume(keys, keep=_sound)
+    attempts = Attempts(out.with_name(f".{out.stem}.journal"), shard.limit_minutes)
     for row in range(len(results), len(keys)):
-        images, result = shard.cut(row)
+        spare = stack.spare(keys[row])
+        images, result = (
+            spare if spare is not None and _sound(spare[1]) else _attempt(shard, row, keys[row], attempts)
+        )
         stack.append(keys[row], images, result)
         results.append(result)
     stack.finish()

@@ -19,6 +19,8 @@ CTF_COLUMNS = (
     "rlnCtfMaxResolution",
     "rlnCtfFigureOfMerit",
 )
+POSE_COLUMNS = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "rlnOriginYAngst")
+POSE_KNOWN = "emflowPoseKnown"
 FIRST_COLUMNS = (
     "rlnImageName",
     "rlnMicrographName",
@@ -54,6 +56,22 @@ def match_micrographs(particles: pd.DataFrame, micrographs: pd.DataFrame) -> np.
         wanted = [PurePath(str(name)).stem for name in particles["rlnMicrographName"]]
     row_of = {key: row for row, key in enumerate(keys)}
     return np.array([row_of.get(key, -1) for key in wanted], dtype=np.int64)
+
+
+def with_later(posed: pd.DataFrame, picked: pd.DataFrame) -> pd.DataFrame:
+    """Add to particles with poses those of micrographs that are not among theirs, centred on their picks.
+
+    Where there are any, emflowPoseKnown tells them (0) from the others (1); their angles and origins are 0.
+    """
+    if not len(picked) or "emflowMicrographId" not in posed:
+        return posed
+    later = picked[~picked["emflowMicrographId"].isin(set(posed["emflowMicrographId"]))]
+    if not len(later):
+        return posed
+    poses = [name for name in POSE_COLUMNS if name in posed]
+    later = later.assign(**dict.fromkeys(poses, "0"), **{POSE_KNOWN: "0"})
+    both = pd.concat([posed.assign(**{POSE_KNOWN: "1"}), later], ignore_index=True).astype(object)
+    return both.where(both.notna(), "None")
 
 
 def describe(
@@ -99,7 +117,8 @@ def in_order(particles: pd.DataFrame) -> pd.DataFrame:
         extra = [name for name in particles if name not in FIRST_COLUMNS]
         return pd.DataFrame(columns=pd.Index([*FIRST_COLUMNS, *extra]), dtype=object)
     first = [name for name in FIRST_COLUMNS if name in particles]
-    return particles[[*first, *(name for name in particles if name not in first)]].astype(object)
+    order = [*first, *(name for name in particles if name not in first)]
+    return (particles if list(particles) == order else particles[order]).astype(object)
 
 
 def particle_optics(

@@ -9,7 +9,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from emflow.em.basis import BasisGrid
-from emflow.heterogeneity.model import Model, Stack, statistics
+from emflow.heterogeneity.model import Model, Seen, Stack, statistics
 
 
 def align_halves(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,11 +138,14 @@ def judge_held_out(stack: Stack, rows: Tensor, grid: BasisGrid, table: Tensor, m
     count = table.shape[1] // 2
     means = torch.zeros(len(rows), count, dtype=torch.float64)
     gains = torch.zeros(len(rows), count, dtype=torch.float64)
-    for place, _, stats, _ in statistics(stack, rows, table, grid, model):
+
+    def judge(seen: Seen) -> None:
         for k in range(1, count + 1):
-            mean, _, evidence = stats.posterior(model.contrast_variance, k)
-            gains[place, k - 1] = evidence.cpu()
-        means[place] = mean.cpu()
+            mean, _, evidence = seen.stats.posterior(model.contrast_variance, k)
+            gains[seen.place, k - 1] = evidence.cpu()
+        means[seen.place] = mean.cpu()
+
+    statistics(stack, rows, table, grid, model, judge)
     return HeldOut(means, gains - gains[:, :1])
 
 

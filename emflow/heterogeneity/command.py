@@ -12,6 +12,7 @@ from emflow.heterogeneity.analyze import along_coordinate, find_states
 from emflow.heterogeneity.config import HeterogeneityAnalyze, HeterogeneityFit
 from emflow.heterogeneity.fit import fit_model
 from emflow.heterogeneity.inputs import finest_band, fit_key, open_stack, read_fit, read_mask, read_posed
+from emflow.heterogeneity.inputs_previous import STAGE, find_origin
 from emflow.heterogeneity.outputs import (
     CHECKPOINT,
     clear_states,
@@ -22,7 +23,9 @@ from emflow.heterogeneity.outputs import (
     write_states,
     write_too_few,
 )
-from emflow.io.record import Record
+from emflow.io.kept import Kept, Made
+from emflow.io.record import Record, lineage_of
+from emflow.io.scratch import scratch_file
 from emflow.step import Run
 
 log = logging.getLogger("emflow")
@@ -34,6 +37,7 @@ def fit(
     out: Path,
     /,
     *,
+    previous: Path | None = None,
     cfg: HeterogeneityFit = HeterogeneityFit(),
     run: Run = Run(),
 ) -> None:
@@ -48,9 +52,12 @@ def fit(
     out
         Folder to write: latents.star, mean.mrc, component_01.mrc …, agreement.star, metrics.json,
         verdicts.json, particles.star, halves, figures.
+    previous
+        Folder to keep what a later run goes on from when particles have been added; it need not exist.
     """
     device = prepare(run)
-    with Record("heterogeneity.fit", cfg, run, inputs=[particles, maps / "mask.mrc", maps / "map.mrc"]):
+    inputs = [particles, maps / "mask.mrc", maps / "map.mrc"]
+    with Record("heterogeneity.fit", cfg, run, inputs=inputs) as record:
         posed = read_posed(particles)
         sizes = [int((posed.half == half).sum()) for half in (1, 2)]
         if min(sizes) < cfg.minimum_particles:
@@ -60,20 +67,31 @@ def fit(
         if not bool(mask.any()):
             write_too_few(out, posed, "the consensus map and its mask are empty")
             return
-        key = fit_key(particles, maps, cfg)
-        cache = out / ".spectra.store"
+        lineage = lineage_of("heterogeneity.fit") or ""
+        key = fit_key(particles, maps, cfg, lineage)
+        kept = Kept(previous, key) if previous is not None else None
+        origin = find_origin(kept, sum(sizes), posed.box, cfg, device)
+        beside = out / ".spectra.store"
         try:
-            stack = open_stack(posed, cfg, cache, device)
-            resume = load_stage(out, key, device)
-            if resume is not None:
-                log.info("Going on after band %d of an interrupted fit.", resume.number)
-            finest = finest_band(posed, cfg.resolution_angstrom)
-            halves = posed.rows(1), posed.rows(2)
-            result = fit_model(stack, halves, mask, cfg, finest, resume, save_stage(out, key))
-            write_fit(out, posed, result, stack.spectra.scale)
+            with scratch_file(beside, run.scratch, 2.0 * len(posed.half) * posed.box**2) as cache:
+                stack = open_stack(posed, cfg, cache, device)
+                scale, began = stack.spectra.scale, f"{key} {origin.key}"
+                resume = load_stage(out, began, device)
+                if resume is not None:
+                    log.info("Going on after band %d of an interrupted fit.", resume.number)
+                finest = finest_band(posed, cfg.resolution_angstrom)
+                halves = posed.rows(1), posed.rows(2)
+                save = save_stage(out, began, posed.box, scale)
+                earlier = origin.in_units_of(scale)
+                result = fit_model(stack, halves, mask, cfg, finest, resume, save, earlier)
+                write_fit(out, posed, result, scale, origin)
         finally:
-            cache.unlink(missing_ok=True)
+            beside.unlink(missing_ok=True)
+        if kept is not None:
+            anew = origin.anew_particles if result.warm else sum(sizes)
+            kept.keep({STAGE: out / CHECKPOINT}, Made(key, lineage, sum(sizes), anew))
         (out / CHECKPOINT).unlink(missing_ok=True)
+        record.notes = {"began": origin.why, "went_on": result.warm}
         log.info("%d of %d components kept.", int(result.kept.sum()), len(result.kept))
 
 
@@ -95,7 +113,7 @@ def analyze(
         Folder to write: latents.star with the states, states/01/particles.star …, volumes, mean.mrc and
         components, metrics.json, verdicts.json, figures.
     """
-    device = prepare(run)
+    device = prepare(run, gpu=False)
     with Record("heterogeneity.analyze", cfg, run, inputs=[fitted / "latents.star"]):
         found = read_fit(fitted, images=cfg.half_maps)
         states = find_states(found.latent, found.sizes, cfg)

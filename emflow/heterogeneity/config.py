@@ -27,6 +27,8 @@ class HeterogeneityFit(SpecimenSymmetry):
     """A component is kept if a held-out image becomes likelier by this much on average, in nat."""
     agreement: float = Field(0.3, ge=0, lt=1)
     """A component is kept if its latents by the one half's model and by the other's correlate by this much."""
+    warm_start: bool = True
+    """In a project, when particles have been added: each half goes on from its own previous mean and components."""
     minimum_particles: int = Field(100, ge=10)
     """Fewer particles than this in a half-set say nothing about heterogeneity."""
     seed: int = 0

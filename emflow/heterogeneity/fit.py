@@ -25,7 +25,7 @@ from emflow.heterogeneity.agree import (
     weigh_evidence,
 )
 from emflow.heterogeneity.config import HeterogeneityFit
-from emflow.heterogeneity.model import Model, Stack, em_pass, maximise, renormalise, statistics
+from emflow.heterogeneity.model import Model, Seen, Stack, em_pass, maximise, renormalise, statistics
 from emflow.heterogeneity.prior import Mixture
 from emflow.heterogeneity.rigid import rigid_fraction, rigid_motions
 
@@ -39,6 +39,9 @@ _WINDOW = 1.5
 """Width of the window in which the halves are compared locally, in units of the finest detail."""
 _FIRST_MIXED = 1
 """Band from which a mixture is the coordinates' prior: before, they are not yet told apart from noise."""
+_WARM_FROM = 2
+"""Band from which a fit goes on that has earlier components."""
+_SAME_MEAN = 0.9
 Models = tuple[Model, Model]
 
 
@@ -50,6 +53,8 @@ class Stage:
     """Bands that are done."""
     band: float
     models: Models
+    warm: bool = False
+    """Whether it began from an earlier fit."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,8 @@ class Fit:
     contrast_deviation: float
     rigid: Tensor
     """Part of each kept component's power that shifts and turns of the whole map explain, (K,)."""
+    warm: bool = False
+    """Whether it began from an earlier fit."""
 
     def rigid_total(self) -> float:
         """The same of all components together."""
@@ -91,6 +98,7 @@ def fit_model(
     finest: float,
     resume: Stage | None = None,
     on_stage: Callable[[Stage], None] | None = None,
+    earlier: Models | None = None,
 ) -> Fit:
     """Fit V(z) in two independent halves and merge what they agree on.
 
@@ -108,8 +116,11 @@ def fit_model(
         Go on from here.
     on_stage
         Called after each band.
+    earlier
+        Each half's own model of an earlier fit, in the units of this stack: the halves go on from these, if the
+        mean maps are still the same structure in the same frame.
     """
-    stage = resume or _mean_models(stack, halves, mask, finest)
+    stage = resume or _warm(_mean_models(stack, halves, mask, finest), earlier)
     if resume is None and on_stage:
         on_stage(stage)
     for number in range(stage.number, len(FRACTIONS)):
@@ -118,11 +129,32 @@ def fit_model(
             _fit_band(stack, rows, model, mask, band, cfg, (number, half))
             for half, (rows, model) in enumerate(zip(halves, stage.models, strict=True))
         ]
-        stage = Stage(number + 1, stage.band, (models[0], models[1]))
+        stage = replace(stage, number=number + 1, models=(models[0], models[1]))
         log.info("heterogeneity: band %.0f of %.0f done", band, stage.band)
         if on_stage:
             on_stage(stage)
     return _merge(stack, halves, mask, cfg, stage)
+
+
+def _warm(stage: Stage, earlier: Models | None) -> Stage:
+    """Put earlier components in the place of random starts: the low bands, where those sort themselves out, are spared.
+
+    The band is the one that the new mean maps agree in, the noise is theirs. An earlier mean that hardly
+    correlates with its half's new one is of another frame or structure: the fit begins from nothing.
+    """
+    if earlier is None:
+        return stage
+    size = good_size(2 * band_of(stage.band, _WARM_FROM - 1) + 4)
+    models = []
+    for now, before in zip(stage.models, earlier, strict=True):
+        pair = (rebox(model.volumes[:1], min(size, model.volumes.shape[-1])) for model in (now, before))
+        likeness = float(correlations(*pair))
+        if likeness < _SAME_MEAN:
+            log.info("the mean map is another than that of the earlier fit (%.2f): beginning anew", likeness)
+            return stage
+        volumes = rebox(before.volumes, now.volumes.shape[-1])
+        models.append(replace(now, volumes=volumes, contrast_variance=before.contrast_variance))
+    return Stage(_WARM_FROM, stage.band, (models[0], models[1]), warm=True)
 
 
 def band_of(finest: float, number: int) -> float:
@@ -229,10 +261,14 @@ def _guess_mixture(
 ) -> Mixture | None:
     """What one half's coordinates look like, by its own model."""
     means, spread = [], torch.zeros(model.components, model.components, dtype=torch.float64)
-    for _, _, stats, _ in statistics(stack, rows, grid.to_table(model.volumes), grid, model):
-        mean, covariance, _ = stats.posterior(model.contrast_variance)
-        means.append(mean[:, 1:].cpu())
-        spread += covariance[:, 1:, 1:].sum(0).cpu()
+
+    def gather(seen: Seen) -> None:
+        mean, covariance, _ = seen.stats.posterior(model.contrast_variance)
+        own, part = mean[:, 1:].cpu(), covariance[:, 1:, 1:].sum(0).cpu()
+        means.append(own)
+        spread.add_(part)
+
+    statistics(stack, rows, grid.to_table(model.volumes), grid, model, gather)
     return Mixture.guess(torch.cat(means), spread / len(rows), cfg.prior_gaussians, cfg.seed)
 
 
@@ -280,6 +316,7 @@ def _merge(
         stage.band,
         variance**0.5,
         rigid_fraction(volumes),
+        stage.warm,
     )
 
 
@@ -296,11 +333,14 @@ def _latents(
     count, total = len(volumes), len(stack.rotations)
     means = torch.zeros(total, count, dtype=torch.float64)
     covariances = torch.zeros(total, count, count, dtype=torch.float64)
+
+    def keep(seen: Seen) -> None:
+        mean, covariance, _ = seen.stats.posterior(contrast_variance)
+        means[seen.rows], covariances[seen.rows] = mean.cpu(), covariance.cpu()
+
     for rows, own in zip(halves, stage.models, strict=True):
         model = Model(volumes, contrast_variance, own.noise)
-        for _, part, stats, _ in statistics(stack, rows, table, grid, model):
-            mean, covariance, _ = stats.posterior(contrast_variance)
-            means[part], covariances[part] = mean.cpu(), covariance.cpu()
+        statistics(stack, rows, table, grid, model, keep)
     return means[:, 1:], covariances[:, 1:, 1:], means[:, 0]
 
 

@@ -26,7 +26,6 @@ from emflow.io.mrc import read_header, read_mrc
 from emflow.io.particle_images import image_set, poses_of, read_mended
 from emflow.io.particle_store import open_store
 from emflow.io.particles import Particles, ctf_of, load_particles
-from emflow.io.record import file_identity
 from emflow.io.star import floats, integers, read_table
 from emflow.step import EmflowError
 
@@ -155,10 +154,11 @@ def _random_mates(rotations: Tensor, cfg: HeterogeneityFit) -> Tensor:
     return rotations @ operators[chosen].to(rotations)
 
 
-def fit_key(particles: Path, maps: Path, cfg: HeterogeneityFit) -> str:
-    """Identity of a fit's settings and inputs, for its checkpoint."""
-    inputs = [file_identity(path) for path in (particles, maps / "mask.mrc", maps / "map.mrc")]
-    text = json.dumps([cfg.version, cfg.model_dump(mode="json"), inputs], sort_keys=True)
+def fit_key(particles: Path, maps: Path, cfg: HeterogeneityFit, lineage: str) -> str:
+    """Identity of a fit's settings, those of the steps before it, and its inputs; for its checkpoint."""
+    files = [path for path in (particles, maps / "mask.mrc", maps / "map.mrc") if path.is_file()]
+    inputs = [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
+    text = json.dumps([cfg.version, cfg.model_dump(mode="json"), inputs, lineage], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

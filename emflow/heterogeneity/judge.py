@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from emflow.heterogeneity.fit import Fit
 from emflow.step import Judgement
 
@@ -10,6 +12,8 @@ ACTION_NONE = (
     "moving part."
 )
 
+WORTH_ANEW = 1 / 3
+"""Share of particles that came since components were last found from nothing, above which to do so again is worth it."""
 PARTLY_RIGID, MOSTLY_RIGID = 0.15, 0.5
 """Of the components' power. True poses gave up to 0.04 on simulated motions, poses off by 4° and half a pixel
 0.7 where nothing moved."""
@@ -23,6 +27,28 @@ def judge_too_few(why: str) -> Judgement:
         f"Not looked for: {why}.",
         "Give more particles with poses.",
     )
+
+
+def judge_origin(metrics: Mapping[str, float | int | None]) -> list[Judgement]:
+    """Say that components were taken over, and whether to begin anew is worth it; nothing where none were."""
+    before, anew, now = (
+        metrics[name] or 0 for name in ("warm_start_particles", "anew_particles", "particles")
+    )
+    if not before:
+        return []
+    since = now - anew
+    worth = since > WORTH_ANEW * now
+    return [
+        Judgement(
+            "Were the components found anew?",
+            "warn" if worth else "pass",
+            f"No: each half went on from its own components of an earlier fit of {before} particles. Components "
+            f"were last found from nothing with {anew}; {since} particles have come since, {since / now:.0%} of all.",
+            "Begin anew (emflow restart PROJECT heterogeneity): a state that came with them may have been missed."
+            if worth
+            else "",
+        )
+    ]
 
 
 def judge_fit(fit: Fit) -> list[Judgement]:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from emflow.em.basis import BasisGrid
+from emflow.em.basis import BasisGrid, Neighbours
+from emflow.em.batches import in_batches
 from emflow.em.images import Spectra, read_ahead
 from emflow.em.slices import HalfPlane
 from emflow.heterogeneity.prior import Census, Mixture
@@ -117,21 +117,61 @@ def weights(stack: Stack, rows: Tensor, plane: HalfPlane, noise: Tensor) -> Tens
     return inverse[stack.group[rows].to(noise.device)]
 
 
-def statistics(stack: Stack, rows: Tensor, table: Tensor, grid: BasisGrid, model: Model) -> Iterator[Any]:
-    """For each batch: its place, its :class:`Statistics` and what was made for them (see :func:`em_pass`)."""
+@dataclass(frozen=True)
+class Seen:
+    """A batch of images, and what was made of them on the way to their statistics."""
+
+    place: slice
+    """Among the rows of the pass."""
+    rows: Tensor
+    stats: Statistics
+    where: Neighbours
+    spectra: Tensor
+    weight: Tensor
+    """1/σ², (B, M)."""
+    data: Tensor
+    """C·y/σ², (B, 2M, 1)."""
+    power: Tensor
+    """C²/σ², (B, M)."""
+    slices: Tensor
+    """(B, 2M, C)."""
+    weighted: Tensor
+    """Slices times C²/σ²."""
+
+
+def statistics(
+    stack: Stack, rows: Tensor, table: Tensor, grid: BasisGrid, model: Model, use: Callable[[Seen], None]
+) -> None:
+    """Call ``use`` on what one batch of images after another says.
+
+    Where a batch does not fit in memory it is called again on parts of it: it must have changed nothing by then
+    (:func:`emflow.em.batches.in_batches`).
+    """
     plane = stack.plane.within(grid.band)
     count = table.shape[1] // 2
-    for place, part, y, c in stack.batches(rows, plane):
-        where = grid.locate(stack.rotations[part].to(stack.device), plane)
-        y[..., 1] *= where.sign
-        weight = weights(stack, part, plane, model.noise)
-        data = (y * (c * weight)[..., None]).reshape(len(part), -1, 1)
-        power = c * c * weight
-        slices = grid.gather(table, where).view(len(part), -1, count)
-        weighted = slices * power.repeat_interleave(2, 1)[..., None]
-        turned = slices.transpose(1, 2)
-        stats = Statistics((turned @ weighted).double(), (turned @ data)[..., 0].double())
-        yield place, part, stats, (where, y, weight, data, power, slices, weighted)
+    for place, part, spectra, ctf in stack.batches(rows, plane):
+
+        def on_piece(
+            here: slice,
+            first: int = place.start,
+            part: Tensor = part,
+            spectra: Tensor = spectra,
+            ctf: Tensor = ctf,
+        ) -> None:
+            own, c = part[here], ctf[here]
+            where = grid.locate(stack.rotations[own].to(stack.device), plane)
+            y = torch.stack([spectra[here, :, 0], spectra[here, :, 1] * where.sign], -1)
+            weight = weights(stack, own, plane, model.noise)
+            data = (y * (c * weight)[..., None]).reshape(len(own), -1, 1)
+            power = c * c * weight
+            slices = grid.gather(table, where).view(len(own), -1, count)
+            weighted = slices * power.repeat_interleave(2, 1)[..., None]
+            turned = slices.transpose(1, 2)
+            stats = Statistics((turned @ weighted).double(), (turned @ data)[..., 0].double())
+            at = slice(first + here.start, first + here.stop)
+            use(Seen(at, own, stats, where, y, weight, data, power, slices, weighted))
+
+        in_batches(on_piece, len(part), len(part), "images compared with a linear model")
 
 
 def em_pass(
@@ -163,32 +203,38 @@ def em_pass(
     residual = torch.zeros(groups, shells, dtype=torch.float64, device=device)
     pixels = torch.zeros_like(residual)
     census = Census(*model.mixture.mean.shape) if model.mixture is not None else None
-    for place, part, stats, (where, y, weight, data, power, slices, weighted) in statistics(
-        stack, rows, table, grid, model
-    ):
+
+    def add(seen: Seen) -> None:
+        stats, found = seen.stats, None
         if given is not None:
-            mean = given[place].to(stats.product)
+            mean = given[seen.place].to(stats.product)
             moment = mean[:, :, None] * mean[:, None]
-        elif model.mixture is not None and census is not None:
+        elif model.mixture is not None:
             found = model.mixture.posterior(stats.gram, stats.product, model.contrast_variance)
-            census.add(found)
             mean, moment = found.pooled()
         else:
             mean, covariance, _ = stats.posterior(model.contrast_variance)
             moment = mean[:, :, None] * mean[:, None] + covariance
-        first += mean.sum(0)
-        second += moment.sum(0)
-        fitted = weighted @ moment.float()
+        fitted = seen.weighted @ moment.float()
         amplitude = mean.float()[:, None]
-        gradient = (data * amplitude - fitted).reshape(-1, 2 * count)
-        numerator += grid.scatter(torch.cat([gradient, power.reshape(-1, 1)], 1), where)
+        gradient = (seen.data * amplitude - fitted).reshape(-1, 2 * count)
+        slopes = grid.scatter(torch.cat([gradient, seen.power.reshape(-1, 1)], 1), seen.where)
         # E|y − C·P·a|²/σ² = |y|²/σ² − 2 Re(C·y*/σ²·P·ā) + Re(C²/σ²·P·E[aaᵀ]·Pᴴ)
-        model_part = (slices * (fitted - 2 * data * amplitude)).sum(2).view(len(part), -1, 2).sum(2)
-        square = y.square().sum(2) + model_part / weight.clamp(min=1e-12) * (weight > 0)
-        for group in stack.group[part].unique().tolist():
-            own = (stack.group[part] == group).to(device)
-            residual[group].index_add_(0, plane.shell, square[own].sum(0).double())
-            pixels[group].index_add_(0, plane.shell, torch.full_like(plane.radius, own.sum()).double())
+        model_part = (seen.slices * (fitted - 2 * seen.data * amplitude)).sum(2)
+        model_part = model_part.view(len(seen.rows), -1, 2).sum(2)
+        square = seen.spectra.square().sum(2) + model_part / seen.weight.clamp(min=1e-12) * (seen.weight > 0)
+        left, numbers = torch.zeros_like(residual), torch.zeros_like(pixels)
+        for group in stack.group[seen.rows].unique().tolist():
+            own = (stack.group[seen.rows] == group).to(device)
+            left[group].index_add_(0, plane.shell, square[own].sum(0).double())
+            numbers[group].index_add_(0, plane.shell, torch.full_like(plane.radius, own.sum()).double())
+        parts = mean.sum(0), moment.sum(0), slopes, left, numbers
+        if census is not None and found is not None:
+            census.add(found)
+        for whole, part in zip((first, second, numerator, residual, pixels), parts, strict=True):
+            whole += part
+
+    statistics(stack, rows, table, grid, model, add)
     grid.add_mates(numerator[:, : 2 * count], count)
     grid.add_mates(numerator[:, 2 * count :], 1)
     noise = torch.where(pixels > 0, residual / pixels.clamp(min=1), model.noise.double()).float()

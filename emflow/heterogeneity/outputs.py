@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import safetensors
+import safetensors.torch
 import torch
-from safetensors.torch import save_file
 
 from emflow.em.wiener import reconstruct_from_poses
 from emflow.figure import png_bytes
@@ -17,9 +16,9 @@ from emflow.heterogeneity.analyze import States, decode
 from emflow.heterogeneity.figures import draw_agreement, draw_latents, draw_volumes
 from emflow.heterogeneity.fit import Fit, Stage
 from emflow.heterogeneity.inputs import FittedFolder, Posed, posed_batches, read_metrics, read_verdicts
-from emflow.heterogeneity.judge import judge_fit, judge_states, judge_too_few
-from emflow.heterogeneity.model import Model
-from emflow.io.atomic import atomic_path, write_bytes
+from emflow.heterogeneity.inputs_previous import Origin, read_stage
+from emflow.heterogeneity.judge import judge_fit, judge_origin, judge_states, judge_too_few
+from emflow.io.atomic import write_bytes
 from emflow.io.mrc import write_mrc
 from emflow.io.record import verdict, write_metrics, write_verdicts
 from emflow.io.star import integers, write_star
@@ -27,8 +26,8 @@ from emflow.io.star import integers, write_star
 CHECKPOINT = ".stage.safetensors"
 
 
-def save_stage(folder: Path, key: str) -> Callable[[Stage], None]:
-    """A function that keeps the last stage of a fit in its folder."""
+def save_stage(folder: Path, key: str, box: int, scale: float) -> Callable[[Stage], None]:
+    """A function that keeps the last stage of a fit in its folder; ``scale`` is the unit of its volumes."""
 
     def save(stage: Stage) -> None:
         tensors = {}
@@ -36,9 +35,9 @@ def save_stage(folder: Path, key: str) -> Callable[[Stage], None]:
             tensors[f"volumes{half}"] = model.volumes.contiguous().cpu()
             tensors[f"noise{half}"] = model.noise.contiguous().cpu()
             tensors[f"contrast{half}"] = torch.tensor(model.contrast_variance, dtype=torch.float64)
-        about = {"key": key, "number": str(stage.number), "band": repr(stage.band)}
-        with atomic_path(folder / CHECKPOINT) as temporary:
-            save_file(tensors, temporary, about)
+        about = {"key": key, "number": str(stage.number), "band": repr(stage.band), "scale": repr(scale)}
+        about |= {"box": str(box), "warm": str(int(stage.warm))}
+        write_bytes(folder / CHECKPOINT, safetensors.torch.save(tensors, about))
 
     return save
 
@@ -49,24 +48,13 @@ def load_stage(folder: Path, key: str, device: torch.device) -> Stage | None:
     if not path.is_file():
         return None
     try:
-        with safetensors.safe_open(path, framework="pt") as held:
-            about = held.metadata()
-            if about.get("key") != key:
-                return None
-            models = [
-                Model(
-                    held.get_tensor(f"volumes{half}").to(device),
-                    float(held.get_tensor(f"contrast{half}")),
-                    held.get_tensor(f"noise{half}").to(device),
-                )
-                for half in (0, 1)
-            ]
+        stage, about = read_stage(path, device)
     except (safetensors.SafetensorError, KeyError):  # cut short by a full disk: begin again
         return None
-    return Stage(int(about["number"]), float(about["band"]), (models[0], models[1]))
+    return stage if about["key"] == key else None
 
 
-def write_fit(out: Path, posed: Posed, fit: Fit, scale: float) -> None:
+def write_fit(out: Path, posed: Posed, fit: Fit, scale: float, origin: Origin) -> None:
     """Write a fit's folder; latents.star comes last."""
     volumes = (fit.volumes * scale).cpu().numpy()
     pixel = posed.pixel_size_angstrom
@@ -97,6 +85,8 @@ def write_fit(out: Path, posed: Posed, fit: Fit, scale: float) -> None:
         "components": count,
         "resolution_angstrom": posed.box * pixel / fit.band,
         "contrast_deviation": fit.contrast_deviation,
+        "warm_start_particles": origin.particles if fit.warm else 0,
+        "anew_particles": origin.anew_particles if fit.warm else sum(sizes),
         "held_out_gain_nat": float(fit.evidence.gain[fit.kept].sum()),
         "canonical_correlation_min": float(fit.canonical.min()) if count else None,
         "latent_correlation_min": float(fit.evidence.latent[fit.kept].min()) if count else None,
@@ -106,7 +96,9 @@ def write_fit(out: Path, posed: Posed, fit: Fit, scale: float) -> None:
         metrics[f"component_{k + 1:02d}_power_fraction"] = float(power[k])
         metrics[f"component_{k + 1:02d}_rigid_fraction"] = float(fit.rigid[k])
     write_metrics(out / "metrics.json", metrics)
-    write_verdicts(out / "verdicts.json", [verdict(*row) for row in judge_fit(fit)])
+    write_verdicts(
+        out / "verdicts.json", [verdict(*row) for row in (*judge_fit(fit), *judge_origin(metrics))]
+    )
     write_mrc(out / "mean.mrc", volumes[0], pixel)
     _write_particles(out, posed)
     write_star(out / "latents.star", {"particles": latent_table(posed, fit)})

@@ -117,9 +117,11 @@ class Census:
 
     def add(self, found: Posterior) -> None:
         """Count a batch."""
+        mean = torch.einsum("bs,bsi->si", found.share, found.mean[..., 1:]).cpu()
+        moment = torch.einsum("bs,bsij->sij", found.share, found.moment[..., 1:, 1:]).cpu()
         self.share += found.share.sum(0).cpu()
-        self.mean += torch.einsum("bs,bsi->si", found.share, found.mean[..., 1:]).cpu()
-        self.moment += torch.einsum("bs,bsij->sij", found.share, found.moment[..., 1:, 1:]).cpu()
+        self.mean += mean
+        self.moment += moment
 
     def mixture(self) -> Mixture:
         """The mixture that makes these posteriors likeliest."""

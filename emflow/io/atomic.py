@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from emflow import leave
 from emflow.step import EmflowError
 
 _MARK = ".partial"
+_watchers: list[list[Path]] = []
+_LEFT = re.compile(rf"\.(.+)\.(\d+){re.escape(_MARK)}(.*)")
 
 
-class WriteError(EmflowError):
-    """A result that cannot be stored. Never a reason to set a micrograph aside."""
+class StepError(EmflowError):
+    """Something that concerns the whole step. Never a reason to set a micrograph aside."""
+
+
+class WriteError(StepError):
+    """A result that cannot be stored."""
 
 
 _USERS_TO_MEND = {
@@ -63,14 +72,65 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = target.with_name(f".{target.stem}.{os.getpid()}{_MARK}{target.suffix}")
     try:
         with write_errors(target, temporary):
+            leave.half_written.add(temporary)
             target.parent.mkdir(parents=True, exist_ok=True)
+            _remove_left(target)
             yield temporary
             with open(temporary, "rb") as handle:
                 os.fsync(handle.fileno())
             os.replace(temporary, target)
+        note_written(target)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        leave.half_written.discard(temporary)
+
+
+def _remove_left(target: Path) -> None:
+    """Remove what a killed writer of the same file left. A folder is listed once: it may hold 50 000 files."""
+    for path in _left_in(target.parent.absolute()).pop(target.name, []):
+        if not _alive(int(_LEFT.fullmatch(path.name)[2])):  # type: ignore[index]
+            path.unlink(missing_ok=True)
+
+
+@functools.lru_cache(maxsize=64)
+def _left_in(folder: Path) -> dict[str, list[Path]]:
+    """Temporary files in a folder when this process first wrote there, by the file that they would have become."""
+    found: dict[str, list[Path]] = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            match = _LEFT.fullmatch(entry.name)
+            if match:
+                found.setdefault(match[1] + match[3], []).append(folder / entry.name)
+    return found
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process of this number is alive here; a project's lock rules out writers on other machines."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def note_written(path: Path) -> None:
+    """Tell who watches that a file has been written."""
+    for written in _watchers:
+        written.append(path)
+
+
+@contextlib.contextmanager
+def watch_writes() -> Iterator[list[Path]]:
+    """Yield a list that takes the path of every file written here until the context ends."""
+    written: list[Path] = []
+    _watchers.append(written)
+    try:
+        yield written
+    finally:
+        _watchers[:] = [other for other in _watchers if other is not written]
 
 
 def remove_partial(folder: str | os.PathLike[str]) -> list[Path]:

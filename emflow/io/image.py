@@ -12,7 +12,7 @@ import numpy as np
 import tifffile
 
 from emflow.io.listing import MRC_SUFFIXES, TIFF_SUFFIXES
-from emflow.io.mrc import read_header, read_mrc
+from emflow.io.mrc import NOT_THE_FILES_FAULT, read_header, read_mrc
 from emflow.step import EmflowError
 
 
@@ -61,6 +61,8 @@ def _open_tiff(path: Path) -> Iterator[tifffile.TiffPageSeries]:
     except MemoryError:
         raise
     except Exception as error:  # tifffile and each decoder have errors of their own
+        if isinstance(error, OSError) and error.errno in NOT_THE_FILES_FAULT:
+            raise
         raise EmflowError(
             f"{path}: not a readable TIFF file ({type(error).__name__}: {error}). It may be truncated."
         ) from None
@@ -97,6 +99,21 @@ def image_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
         with _open_tiff(source) as series:
             return _one_image(source, series.shape)
     return _one_image(source, read_header(source).shape)
+
+
+def check_whole(path: str | os.PathLike[str]) -> None:
+    """Make sure that a file is as long as its header says; no pixel is read.
+
+    Raises
+    ------
+    EmflowError
+        Missing, cut short, or of an unknown format.
+    """
+    source = Path(path)
+    if source.suffix.lower() in TIFF_SUFFIXES:
+        with _open_tiff(source):
+            return
+    read_header(source)
 
 
 def header_pixel_size(path: str | os.PathLike[str]) -> float | None:

@@ -39,7 +39,8 @@ class Match:
 def match_by_name(table: pd.DataFrame, micrographs: Micrographs) -> Match:
     """Match rows of a foreign table to our micrographs by base name, without folder and suffix.
 
-    Where several of ours share a base name, the one that agrees in most folders from the right is taken.
+    Where several of ours share a base name, the one that agrees in most folders from the right is taken; likewise
+    where several of theirs do.
 
     Raises
     ------
@@ -57,6 +58,13 @@ def match_by_name(table: pd.DataFrame, micrographs: Micrographs) -> Match:
     for name in table["rlnMicrographName"].unique():
         candidates = ours.get(PurePath(name).stem, [])
         place[name] = _closest(str(name), candidates, micrographs) if candidates else None
+    best: dict[int, int] = defaultdict(int)
+    for name, own in place.items():
+        if own is not None:
+            best[own] = max(best[own], _folders_in_common(str(name), micrographs.name(own)))
+    for name, own in place.items():  # of another session
+        if own is not None and _folders_in_common(str(name), micrographs.name(own)) < best[own]:
+            place[name] = None
     found = [place[name] for name in table["rlnMicrographName"]]
     kept = [i for i, row in enumerate(found) if row is not None]
     rows = np.array([found[i] for i in kept], dtype=np.int64)
@@ -75,17 +83,19 @@ def match_by_name(table: pd.DataFrame, micrographs: Micrographs) -> Match:
 def _closest(name: str, candidates: list[int], micrographs: Micrographs) -> int:
     if len(candidates) == 1:
         return candidates[0]
-    folders = PurePath(name).parts[-2::-1]
-    agreement = []
-    for row in candidates:
-        own = PurePath(micrographs.name(row)).parts[-2::-1]
-        same = [a == b for a, b in zip(folders, own, strict=False)]
-        agreement.append(same.index(False) if False in same else len(same))
+    agreement = [_folders_in_common(name, micrographs.name(row)) for row in candidates]
     best = max(agreement)
     if agreement.count(best) > 1:
         names = ", ".join(micrographs.name(row) for row in candidates[:3])
         raise EmflowError(f"'{name}' fits several micrographs ({names}); give names with their folders.")
     return candidates[agreement.index(best)]
+
+
+def _folders_in_common(one: str, other: str) -> int:
+    """How many folders two paths have in common, counted from the file."""
+    folders, own = (PurePath(path).parts[-2::-1] for path in (one, other))
+    same = [a == b for a, b in zip(folders, own, strict=False)]
+    return same.index(False) if False in same else len(same)
 
 
 def read_imported_ctf(star: Path, micrographs: Micrographs) -> Tables:

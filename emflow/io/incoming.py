@@ -70,9 +70,14 @@ def list_micrographs(
     patterns = {"emflowEvenName": even, "emflowOddName": odd}
     for column, pattern in patterns.items():
         if pattern:
-            table[column] = _expand(pattern, table["rlnMicrographName"], column)
+            table[column] = _names(_expand(pattern, table["rlnMicrographName"], column), table)
     halves = {name for column in patterns if column in table for name in table[column]}
     return table[~table["rlnMicrographName"].isin(halves)].reset_index(drop=True), optics
+
+
+def _names(values: list[str], table: pd.DataFrame) -> pd.Series:
+    """Return a column of file names: as objects, since pandas' strings hold UTF-8 only."""
+    return pd.Series(values, index=table.index, dtype=object)
 
 
 def _expand(pattern: str, names: pd.Series, column: str) -> list[str]:
@@ -81,7 +86,7 @@ def _expand(pattern: str, names: pd.Series, column: str) -> list[str]:
         raise EmflowError(
             f"{key}: the pattern '{pattern}' has no {{name}}; expected for example even/{{name}}.mrc."
         )
-    return [pattern.replace("{name}", Path(name).stem) for name in names]
+    return [pattern.replace("{name}", os.path.splitext(os.path.basename(name))[0]) for name in names.tolist()]
 
 
 def _from_star(source: Path, facts: OpticsFacts) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -102,7 +107,7 @@ def _from_star(source: Path, facts: OpticsFacts) -> tuple[pd.DataFrame, pd.DataF
     names = ["rlnMicrographName", *(c for c in HALF_SUMS if c in table)]
     folder = _base_folder(source, table["rlnMicrographName"])
     for column in names:
-        table[column] = [_place(folder, name) for name in table[column]]
+        table[column] = _names([_place(folder, name) for name in table[column]], table)
     listed = [stat_file(name) for name in table["rlnMicrographName"]]
     folders = [name for name, item in zip(table["rlnMicrographName"], listed, strict=True) if item is None]
     if folders:

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from emflow.io.atomic import write_errors
 from emflow.step import StepConfig
 
 
@@ -40,10 +41,20 @@ class Journal:
         return stored[1] if stored is not None and stored[0] == key else None
 
     def put(self, identity: str, key: str, result: Any) -> None:
-        """Append one result and flush it to the disk."""
+        """Append one result and flush it to the disk.
+
+        Raises
+        ------
+        WriteError
+            If the disk is full or the folder cannot be written.
+        """
         self._results[identity] = (key, result)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"id": identity, "key": key, "result": result})
+        with write_errors(self.path):
+            self._append(line)
+
+    def _append(self, line: str) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a", encoding="utf-8") as handle:
             if handle.tell() and not self._ends_with_newline():
                 handle.write("\n")

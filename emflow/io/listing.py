@@ -6,7 +6,8 @@ import glob
 import hashlib
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from emflow.step import EmflowError
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 MRC_SUFFIXES = (".mrc", ".mrcs", ".map")
+IMAGE_SUFFIXES = MRC_SUFFIXES + TIFF_SUFFIXES
 LIST_SUFFIXES = (".txt", ".lst")
 
 
@@ -51,7 +53,8 @@ def list_images(source: str | os.PathLike[str]) -> list[Listed]:
             return _stat_all(_read_list(path))
         if path.is_dir():
             with os.scandir(path) as entries:
-                names = sorted(str(path / entry.name) for entry in entries if _is_image(entry.name))
+                within = str(path / "_")[:-1]
+                names = sorted(within + entry.name for entry in entries if _is_image(entry.name))
         elif os.path.lexists(path):
             names = [text]
         else:
@@ -70,13 +73,16 @@ def stat_file(name: str) -> Listed | None:
     return None if stat.S_ISDIR(status.st_mode) else Listed(name, status.st_size, status.st_mtime_ns)
 
 
-def _stat_all(names: Iterable[str]) -> list[Listed]:
-    return [listed for listed in map(stat_file, names) if listed is not None]
+def _stat_all(names: Sequence[str]) -> list[Listed]:
+    """Stat files, several at once: on a network file system the time is that of waiting for each answer."""
+    parts = [names[first : first + 200] for first in range(0, len(names), 200)]
+    with ThreadPoolExecutor(16) as pool:
+        found = pool.map(lambda part: [stat_file(name) for name in part], parts)
+        return [listed for part in found for listed in part if listed is not None]
 
 
 def _is_image(name: str) -> bool:
-    base = os.path.basename(name)
-    return not base.startswith(".") and os.path.splitext(base)[1].lower() in MRC_SUFFIXES + TIFF_SUFFIXES
+    return name.lower().endswith(IMAGE_SUFFIXES) and not os.path.basename(name).startswith(".")
 
 
 def _read_list(path: Path) -> list[str]:

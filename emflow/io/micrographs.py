@@ -12,11 +12,12 @@ from typing import Any
 
 import pandas as pd
 
-from emflow.io.atomic import WriteError
+from emflow.io.atomic import StepError
+from emflow.io.attempts import Attempts
 from emflow.io.journal import Journal
 from emflow.io.listing import Listed, list_images, stat_file
 from emflow.io.star import floats, read_star
-from emflow.step import EmflowError, OpticsFacts
+from emflow.step import EmflowError, Execution, OpticsFacts, OutOfMemory
 
 log = logging.getLogger("emflow")
 
@@ -133,44 +134,87 @@ def load_micrographs(source: str | os.PathLike[str], facts: OpticsFacts | None =
     return Micrographs(table, optics_table(facts or OpticsFacts()))
 
 
+def require_folder(micrographs: Micrographs, row: int) -> None:
+    """Refuse to judge a micrograph whose whole folder went away since it was listed: a disk that is not mounted.
+
+    Raises
+    ------
+    StepError
+        Naming the folder.
+    """
+    listed = str(micrographs.table["emflowSize"].iloc[row]) if "emflowSize" in micrographs.table else "-1"
+    folder = Path(micrographs.name(row)).parent
+    if listed == "-1":  # nobody has seen the file
+        return
+    try:
+        with os.scandir(folder) as entries:
+            empty = next(entries, None) is None
+    except OSError as error:
+        why = error.strerror or "it cannot be read"
+    else:
+        if not empty:
+            return
+        why = "it is empty"
+    raise StepError(
+        f"{folder}: the folder of the micrographs was there when they were listed, and now is not ({why}). No "
+        "micrograph is set aside for that: mount it again, then run the same command."
+    )
+
+
 def for_each(
     micrographs: Micrographs,
     work: Callable[[int], dict[str, Any]],
     journal: Journal,
     key: Callable[[int], str],
+    limit_minutes: float = Execution().image_limit_minutes,
 ) -> tuple[dict[int, dict[str, Any]], pd.DataFrame]:
     """Run ``work(row)`` on every micrograph; keep what was done before; set aside what fails.
 
     ``work`` returns a JSON-able result. An :class:`EmflowError` sets that micrograph aside with its
     reason; the rest goes on. What raised is not kept in the journal: a file that could not be read (no
-    permission, a disk that was away) is tried again.
+    permission, a disk that was away) is tried again. One on which the process died twice, or ran into
+    ``limit_minutes``, is set aside too (:mod:`emflow.io.attempts`).
 
     Returns
     -------
     results by row, and the set-aside table (columns ``SET_ASIDE_COLUMNS``).
+
+    Raises
+    ------
+    StepError
+        If nothing can be written, or the folder of the micrographs is away: that sets none aside.
     """
-    results: dict[int, dict[str, Any]] = {}
-    aside: list[list[str]] = []
+    attempts = Attempts(journal.path, limit_minutes)
+    names = [(micrographs.identity(row), key(row)) for row in range(len(micrographs))]
+    # those on which the process died come last: nobody is given up while the step fails on all of them
+    order = sorted(range(len(names)), key=lambda row: attempts.deaths(*names[row]))
+    found: dict[int, dict[str, Any]] = {}
     started = told = time.monotonic()
-    for row in range(len(micrographs)):
+    for done, row in enumerate(order):
         if time.monotonic() - told > 60:
             told = time.monotonic()
-            left = (told - started) / max(row, 1) * (len(micrographs) - row) / 60
-            log.info("%d of %d micrographs, about %.0f minutes left", row, len(micrographs), left)
-        identity, row_key = micrographs.identity(row), key(row)
-        result = journal.get(identity, row_key)
-        if result is None:
+            left = (told - started) / max(done, 1) * (len(order) - done) / 60
+            log.info("%d of %d micrographs, about %.0f minutes left", done, len(order), left)
+        result = journal.get(*names[row])
+        if result is None and (reason := attempts.given_up(*names[row])):
+            result = {"set_aside": reason, "expected": "an image that can be worked on"}
+        elif result is None:
             try:
-                result = work(row)
-            except WriteError:
+                with attempts.at(micrographs.name(row), *names[row]):
+                    result = work(row)
+            except (StepError, OutOfMemory):  # of the machine, not of this micrograph
                 raise
             except EmflowError as error:
+                require_folder(micrographs, row)
                 log.warning("set aside: %s", error)
                 result = {"set_aside": str(error)}
             else:
-                journal.put(identity, row_key, result)
-        if "set_aside" in result:
-            aside.append([micrographs.name(row), identity, result["set_aside"], result.get("expected", "")])
-        else:
-            results[row] = result
+                journal.put(*names[row], result)
+        found[row] = result
+    aside = [
+        [micrographs.name(row), names[row][0], found[row]["set_aside"], found[row].get("expected", "")]
+        for row in sorted(found)
+        if "set_aside" in found[row]
+    ]
+    results = {row: found[row] for row in sorted(found) if "set_aside" not in found[row]}
     return results, pd.DataFrame(aside, columns=pd.Index(SET_ASIDE_COLUMNS), dtype=object)

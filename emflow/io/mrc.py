@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import warnings
 from dataclasses import dataclass
@@ -19,6 +20,11 @@ UNRESTORED_LABEL = "emflow: made from unrestored pixels"
 """Label of half maps whose origin is known to be clean; a file with neither label is of unknown origin."""
 CONTROL_LABEL = "emflow: noise control, phases randomised, not data"
 """Label of stacks whose fine detail was replaced by noise, and of maps made from them."""
+
+NOT_THE_FILES_FAULT = (
+    errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN,
+)  # fmt: skip
+"""Errors that say nothing of the file that was to be read: it is not set aside for them."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,8 @@ def _open(path: Path) -> mrcfile.mrcfile.MrcFile | mrcfile.mrcmemmap.MrcMemmap:
     except PermissionError:
         raise EmflowError(f"{path}: may not be read (permission denied).") from None
     except (ValueError, RuntimeWarning, OSError) as error:
+        if isinstance(error, OSError) and error.errno in NOT_THE_FILES_FAULT:
+            raise
         raise EmflowError(
             f"{path}: not a readable MRC file ({error}). It may be truncated or another format."
         ) from None

@@ -15,10 +15,26 @@ from types import TracebackType
 from typing import Any
 
 import emflow
-from emflow.io.atomic import write_text
-from emflow.step import Run, StepConfig
+from emflow.io.atomic import watch_writes, write_text
+from emflow.io.surroundings import code_state, surroundings
+from emflow.step import EmflowError, Run, StepConfig
 
-_LIBRARIES = ("torch", "numpy", "scipy", "pandas", "pydantic", "snakemake", "mrcfile", "tifffile")
+_LIBRARIES = """torch numpy scipy pandas scikit-learn pydantic snakemake mrcfile tifffile imagecodecs gemmi safetensors
+torch-ctf torch-fourier-slice torch-fourier-shell-correlation""".split()  # noqa: SIM905
+
+
+def lineage_of(step: str) -> str | None:
+    """What the settings of a pooling stage and of all steps before it come to, as the workflow tells; else None.
+
+    A digest, and behind a colon one for the optics of each session.
+    """
+    lineage: str | None = json.loads(os.environ.get("EMFLOW_LINEAGE", "{}")).get(step)
+    return lineage
+
+
+def same_settings(lineage: str, earlier: object) -> bool:
+    """Whether a lineage is that of an earlier result, or goes beyond it by further sessions only."""
+    return isinstance(earlier, str) and (lineage == earlier or lineage.startswith(f"{earlier},"))
 
 
 def file_identity(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -49,17 +65,22 @@ class Record:
         self.notes: dict[str, Any] = {}
         self._step, self._cfg, self._run = step, cfg, run
         self._inputs = list(inputs)
+        self._watch = watch_writes()
 
     def __enter__(self) -> Record:
-        self._wall = time.time()
+        self._code = code_state(Path(emflow.__file__).parents[1])
+        self._written = self._watch.__enter__()
+        self._started, self._wall = time.time(), time.monotonic()  # a clock may be set meanwhile
         self._cpu = time.process_time()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._watch.__exit__(None, None, None)
         if kind is not None or self._run.record is None:
             return
+        outputs = [path for path in dict.fromkeys(self._written) if not _is_hidden(path)]
         usage = resource.getrusage(resource.RUSAGE_SELF)
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
         content = {
@@ -68,20 +89,29 @@ class Record:
             "settings": self._cfg.model_dump(mode="json"),
             "step_version": self._cfg.version,
             "emflow": emflow.__version__,
-            "commit": _commit(Path(emflow.__file__).parents[1] / ".git"),
+            **self._code,
+            "folder": os.getcwd(),
             "inputs": [file_identity(path) for path in self._inputs],
+            "outputs": [file_identity(path) for path in outputs],
             "device": _device(self._run.device),
             "threads": self._run.threads,
             "libraries": {name: _version(name) for name in _LIBRARIES},
             "python": platform.python_version(),
             "machine": platform.machine(),
-            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._wall)),
-            "wall_s": round(time.time() - self._wall, 3),
+            **surroundings(),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._started)),
+            "wall_s": round(time.monotonic() - self._wall, 3),
             "cpu_s": round(usage.ru_utime + usage.ru_stime + children.ru_utime + children.ru_stime, 3),
             "peak_memory_mb": round(peak_memory_bytes() / 2**20, 1),
+            **({"lineage": lineage} if (lineage := lineage_of(self._step)) else {}),
             **self.notes,
         }
         write_text(self._run.record, json.dumps(content, indent=1) + "\n")
+
+
+def _is_hidden(path: Path) -> bool:
+    """Whether a file is a cache or checkpoint, which no other step reads."""
+    return path.name.startswith(".") or path.parent.name.startswith(".")
 
 
 def peak_memory_bytes() -> int:
@@ -107,26 +137,27 @@ def _device(asked: str) -> str:
     return f"{asked} ({torch.cuda.get_device_name()})"
 
 
-def _commit(git: Path) -> str | None:
-    """Commit of the checkout that emflow runs from; None for an installed package."""
-    try:
-        head = (git / "HEAD").read_text().strip()
-        if not head.startswith("ref: "):
-            return head
-        name = head.removeprefix("ref: ")
-        if (git / name).exists():
-            return (git / name).read_text().strip()
-        packed = (git / "packed-refs").read_text().splitlines()
-    except OSError:
-        return None
-    return next((line.split()[0] for line in packed if line.endswith(f" {name}")), None)
-
-
 def _version(name: str) -> str | None:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read a JSON file that a step wrote.
+
+    Raises
+    ------
+    EmflowError
+        If it is missing, or is no JSON: cut short.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise EmflowError(f"{path}: cannot be read ({error.strerror}).") from None
+    except ValueError as error:
+        raise EmflowError(f"{path}: not valid JSON ({error}). It was cut short or damaged.") from None
 
 
 def write_metrics(path: str | os.PathLike[str], metrics: dict[str, float | int | None]) -> None:

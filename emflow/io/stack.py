@@ -13,7 +13,7 @@ from typing import Any
 import mrcfile
 import numpy as np
 
-from emflow.io.atomic import write_errors, write_text
+from emflow.io.atomic import note_written, write_errors, write_text
 
 HEADER_BYTES = 1024
 
@@ -64,6 +64,7 @@ class GrowingStack:
         self._chain = hashlib.sha256(f"{side} {pixel_size_angstrom!r}".encode()).hexdigest()
         self._lines: list[str] = []
         self._complete = False
+        self._spare: dict[str, tuple[int, int, Any]] = {}
         self.count = 0
 
     def resume(self, keys: Sequence[str], keep: Callable[[Any], bool] = lambda result: True) -> list[Any]:
@@ -88,6 +89,8 @@ class GrowingStack:
             results.append(entry["result"])
             self._lines.append(json.dumps(entry))
         self._complete = source == self.path and len(results) == len(keys) and self.count == room
+        if source == self.path:
+            self._keep_spare(entries[len(results) :], room)
         if self._complete:
             return results
         with write_errors(self.path, self._growing, self._journal):
@@ -100,12 +103,35 @@ class GrowingStack:
         self._write_journal(self._growing)
         return results
 
+    def _keep_spare(self, entries: Sequence[dict[str, Any]], room: int) -> None:
+        """Remember where the finished file holds the pieces behind those that were taken over."""
+        place = self.count
+        for entry in entries:
+            if entry["key"] is not None and place + entry["count"] <= room:
+                self._spare[entry["key"]] = (place, entry["count"], entry["result"])
+            place += entry["count"]
+
+    def spare(self, key: str) -> tuple[np.ndarray, Any] | None:
+        """Return a piece that the finished file holds at another place, with its result; None if it holds none.
+
+        A micrograph that was taken out changes the place of all behind it; their pixels may be gone.
+        """
+        if key not in self._spare:
+            return None
+        place, count, result = self._spare[key]
+        with open(self.path, "rb") as handle:
+            handle.seek(HEADER_BYTES + place * self._image_bytes)
+            pixels = np.frombuffer(handle.read(count * self._image_bytes), dtype="<f4")
+        return pixels.reshape(count, self._side, self._side), result
+
     def append(self, key: str, images: np.ndarray, result: Any) -> None:
         """Append one piece: images (k, side, side), k may be 0, and its JSON-able result."""
         if images.shape[1:] != (self._side, self._side):
             raise ValueError(f"expected images of {self._side} px, got an array of shape {images.shape}")
         self._chain = self._link(key)
-        self._lines.append(json.dumps({"chain": self._chain, "count": len(images), "result": result}))
+        self._lines.append(
+            json.dumps({"chain": self._chain, "key": key, "count": len(images), "result": result})
+        )
         with write_errors(self.path, self._growing, self._journal):
             with open(self._growing, "r+b") as handle:
                 handle.seek(HEADER_BYTES + self.count * self._image_bytes)
@@ -121,6 +147,7 @@ class GrowingStack:
     def finish(self) -> None:
         """Write the header and rename. MRC knows no stack of 0 images: an empty one holds a single image of zeros."""
         if self._complete:
+            note_written(self.path)
             return
         with write_errors(self.path, self._growing):
             with open(self._growing, "r+b") as handle:
@@ -129,6 +156,7 @@ class GrowingStack:
                 handle.flush()
                 os.fsync(handle.fileno())
             os.replace(self._growing, self.path)
+            note_written(self.path)
         self._write_journal(self.path)
 
     @property
@@ -153,7 +181,8 @@ class GrowingStack:
         for line in lines:
             try:
                 entry = json.loads(line)
-                entries.append({name: entry[name] for name in ("chain", "count", "result")})
+                taken = {name: entry[name] for name in ("chain", "count", "result")}
+                entries.append({**taken, "key": entry.get("key")})
             except (json.JSONDecodeError, KeyError, TypeError):
                 break  # cut short by a kill; what follows cannot be trusted
         return described, entries

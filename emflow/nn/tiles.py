@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from emflow.em.batches import does_not_fit, is_out_of_memory, release_memory
+
+log = logging.getLogger("emflow")
+
+_largest: dict[str, int] = {}
+"""Side of the largest tile that is tried in this process, once a larger one did not fit."""
 
 
 class Network(Protocol):
@@ -59,6 +67,8 @@ def tile_weight(length: int, margin: int, ramp: int, at_start: bool, at_end: boo
 def run_tiled(network: Network, image: Tensor, tile: int = 1024, ramp: int = 32) -> Tensor:
     """Return the network's output for a whole image, in memory that depends on the tile only.
 
+    Where that does not fit, tiles of half the side are tried, for this image and those that follow.
+
     The image is mirrored at its borders by the network's margin. Within the overlap a tile's outermost
     ``margin`` pixels, which see its edge, weigh nothing; the rest is blended. So the result does not depend
     on the tiles beyond rounding.
@@ -73,10 +83,34 @@ def run_tiled(network: Network, image: Tensor, tile: int = 1024, ramp: int = 32)
     Returns
     -------
     (H, W), on the image's device.
+
+    Raises
+    ------
+    OutOfMemory
+        If the smallest tile does not fit.
     """
+    stride, overlap = network.stride, 2 * network.margin + ramp
+    least = -(-(overlap + stride) // stride) * stride
+    tile = max(-(-min(tile, _largest.get("tile", tile)) // stride) * stride, least)
+    while True:
+        try:
+            return _in_tiles(network, image, tile, ramp)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = str(error).splitlines()[0] if str(error) else "MemoryError"
+        release_memory()  # only now are the frames gone that held the tile's tensors
+        smaller = max(min(tile, max(image.shape)) // 2 // stride * stride, least)
+        if smaller >= min(tile, max(image.shape)):
+            raise does_not_fit(f"a micrograph of {image.shape[1]} x {image.shape[0]} px", reason)
+        log.warning("Out of memory with tiles of %d px: going on with %d px.", tile, smaller)
+        _largest["tile"] = tile = smaller
+
+
+def _in_tiles(network: Network, image: Tensor, tile: int, ramp: int) -> Tensor:
+    """A whole image with tiles of one size."""
     stride, margin = network.stride, network.margin
     overlap = 2 * margin + ramp
-    tile = max(-(-tile // stride) * stride, -(-(overlap + stride) // stride) * stride)
     height, width = image.shape
     bottom, right = (margin + -(n + 2 * margin) % stride for n in (height, width))
     padded = mirror(image, (margin, bottom), (margin, right))

@@ -14,6 +14,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from emflow import leave
+from emflow.em.batches import in_batches
+from emflow.nn.ranks import Ranks
 from emflow.step import EmflowError
 
 log = logging.getLogger("emflow")
@@ -38,6 +41,8 @@ class Plan:
     """How to train."""
 
     steps: int
+    batch: int
+    """Items of a step, over all processes."""
     learning_rate: float = 2e-3
     """Highest rate; it rises over the first twentieth of the steps and falls to 0 along a cosine."""
     averaging: float = 0.99
@@ -57,9 +62,10 @@ class Outcome:
 
 def train(
     network: nn.Module,
-    loss_of: Callable[[nn.Module, int], Tensor],
+    loss_of: Callable[[nn.Module, int, slice], Tensor],
     plan: Plan,
     checkpoint: Checkpoint | None = None,
+    ranks: Ranks = Ranks(),
 ) -> Outcome:
     """Minimise a loss with Adam.
 
@@ -68,17 +74,22 @@ def train(
     network
         Changed in place; give it its first weights.
     loss_of
-        Loss of one step. It must draw its batch from the step's number alone (:func:`emflow.device.generator`),
-        so that a resumed training sees what an uninterrupted one does.
+        What some items of a step's batch contribute to its loss, the mean over the whole batch. It must draw the batch
+        from the step's number alone (:func:`emflow.device.generator`), so that a resumed training, and one
+        that is divided, sees what an uninterrupted one does.
     plan
         Length and rate.
     checkpoint
         Where to store the state about once a minute, and to resume from.
+    ranks
+        The processes that each batch is divided among. Their number changes the result by rounding only.
 
     Raises
     ------
     EmflowError
         If the loss is no longer finite.
+    LeaveError
+        If the process was told to stop; the state of the last step is stored.
     """
     averaged = copy.deepcopy(network).eval()
     optimizer = torch.optim.Adam(network.parameters(), lr=plan.learning_rate, betas=(0.9, 0.99))
@@ -87,29 +98,56 @@ def train(
     if stored is not None:
         _restore(stored, network, averaged, optimizer, losses)
         log.info("training goes on after step %d of %d", len(losses), plan.steps)
+    ranks.agree(str(len(losses)), "checkpoint")
     network.train()
     progress = Progress("training", plan.steps, len(losses))
     saved = time.monotonic()
-    for step in range(len(losses), plan.steps):
-        optimizer.param_groups[0]["lr"] = plan.learning_rate * rate_at(step, plan.steps)
-        optimizer.zero_grad(set_to_none=True)
-        loss = loss_of(network, step)
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        losses.append(float(loss.detach()))
-        if not math.isfinite(losses[-1]):
-            raise EmflowError(
-                f"Training went astray: the loss is {losses[-1]} at step {step + 1}. Lower the learning rate."
-            )
-        _average(averaged, network, min(plan.averaging, step / (step + 10)))
-        if checkpoint and time.monotonic() - saved > plan.checkpoint_seconds:
-            checkpoint.save(_state(network, averaged, optimizer, losses))
-            saved = time.monotonic()
-        progress.tell(step + 1, f"loss {sum(losses[-50:]) / len(losses[-50:]):.4g}")
-    if checkpoint:
+    with leave.held_off():
+        for step in range(len(losses), plan.steps):
+            optimizer.param_groups[0]["lr"] = plan.learning_rate * rate_at(step, plan.steps)
+            losses.append(_differentiate(network, loss_of, step, plan.batch, ranks))
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            if not math.isfinite(losses[-1]):
+                raise EmflowError(
+                    f"Training went astray: the loss is {losses[-1]} at step {step + 1}. Lower the learning rate."
+                )
+            _average(averaged, network, min(plan.averaging, step / (step + 10)))
+            due = leave.asked() or time.monotonic() - saved > plan.checkpoint_seconds
+            if checkpoint and ranks.first and due:
+                checkpoint.save(_state(network, averaged, optimizer, losses))
+                saved = time.monotonic()
+            if leave.asked():
+                break
+            progress.tell(step + 1, f"loss {sum(losses[-50:]) / len(losses[-50:]):.4g}")
+    if checkpoint and ranks.first:
         checkpoint.save(_state(network, averaged, optimizer, losses))
     return Outcome(averaged, losses)
+
+
+def _differentiate(
+    network: nn.Module,
+    loss_of: Callable[[nn.Module, int, slice], Tensor],
+    step: int,
+    batch: int,
+    ranks: Ranks,
+) -> float:
+    """Set the gradients of a step, summed over the parts that fit in memory and over the processes; its loss."""
+    parameters = list(network.parameters())
+    mine = ranks.share(batch)
+
+    def contribution(part: slice) -> list[Tensor]:
+        loss = loss_of(network, step, slice(mine.start + part.start, mine.start + part.stop))
+        return [loss.detach(), *torch.autograd.grad(loss, parameters)]
+
+    size = mine.stop - mine.start
+    parts = in_batches(contribution, size, size, "crops of a training step")
+    loss, *gradients = ranks.add(
+        [torch.stack(terms).sum(0) if len(terms) > 1 else terms[0] for terms in zip(*parts, strict=True)]
+    )
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    return float(loss)
 
 
 def rate_at(step: int, steps: int) -> float:

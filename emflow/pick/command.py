@@ -10,18 +10,21 @@ from typing import Any
 import torch
 
 from emflow import device as devices
+from emflow.em.batches import in_batches
+from emflow.io.atomic import StepError
+from emflow.io.freed import free_images
 from emflow.io.image import read_image
 from emflow.io.imported import read_imported_picks
 from emflow.io.journal import Journal, result_key
 from emflow.io.micrographs import Micrographs, for_each, load_micrographs
 from emflow.io.record import Record, write_metrics
 from emflow.io.star import write_star
-from emflow.pick.apply import pick_micrograph, require_diameter
+from emflow.pick.apply import Picks, pick_micrograph, require_diameter
 from emflow.pick.config import PickApply, PickImport, PickScore
-from emflow.pick.inputs import read_positions
+from emflow.pick.inputs import read_intermediate, read_positions, require_denoised
 from emflow.pick.outputs import as_result, pick_tables, write_mask
 from emflow.pick.score import score_picks
-from emflow.step import EmflowError, Run
+from emflow.step import EmflowError, OutOfMemory, Run
 
 log = logging.getLogger("emflow")
 
@@ -29,7 +32,15 @@ DENOISED_COLUMNS = ("emflowDenoisedName", "emflowKeptVariance")
 """What tells one denoised micrograph from another."""
 
 
-def apply(micrographs: Path, out: Path, /, *, cfg: PickApply = PickApply(), run: Run = Run()) -> None:
+def apply(
+    micrographs: Path,
+    out: Path,
+    /,
+    *,
+    free: str = "",
+    cfg: PickApply = PickApply(),
+    run: Run = Run(),
+) -> None:
     """Pick particles in each micrograph.
 
     Parameters
@@ -39,12 +50,15 @@ def apply(micrographs: Path, out: Path, /, *, cfg: PickApply = PickApply(), run:
     out
         STAR table to write: coordinates with their probabilities. Masks of contamination go to ``masks`` beside it,
         one small image for each micrograph that has any.
+    free
+        Remove the denoised images once they have been picked from (unless --keep-denoised), noting that for this
+        digest of the settings; `denoise apply --reader` with the same does not make them again.
     """
-    device = devices.prepare(run)
+    device = devices.prepare(run, gpu=False)
     images = load_micrographs(micrographs, cfg)
     if len(images):
         require_diameter(cfg)
-    masks = out.parent / "masks"
+    masks, rows = out.parent / "masks", range(len(images))
 
     if cfg.pixels == "denoised" and "emflowDenoisedName" not in images.table:
         raise EmflowError(
@@ -57,13 +71,23 @@ def apply(micrographs: Path, out: Path, /, *, cfg: PickApply = PickApply(), run:
         pixel_size = images.facts(row).pixel_size_angstrom
         if pixel_size is None:
             raise EmflowError(f"{images.name(row)}: its pixel size is not known.")
+
+        def pick(pixels: torch.Tensor) -> Picks:
+            dark = _dark(images, row, cfg)
+            # one image at a time: where that does not fit, it is said so, and not laid to the image
+            return in_batches(lambda _: pick_micrograph(pixels, pixel_size, dark, cfg), 1, 1, "micrographs")[
+                0
+            ]
+
         try:
-            picks = pick_micrograph(pixels, pixel_size, _dark(images, row, cfg), cfg)
+            picks = pick(pixels)
             if cfg.pixels == "denoised" and len(picks.score):
                 # a denoiser makes particles of noise: where raw pixels show none, there are none
-                denoised = read_image(images.table["emflowDenoisedName"].iloc[row])
+                denoised = read_intermediate(images.table["emflowDenoisedName"].iloc[row])
                 pixels = torch.from_numpy(denoised).to(device)
-                picks = pick_micrograph(pixels, pixel_size, _dark(images, row, cfg), cfg)
+                picks = pick(pixels)
+        except (StepError, OutOfMemory):
+            raise
         except EmflowError as error:
             raise EmflowError(f"{images.name(row)}: {error}") from None
         write_mask(masks / f"{images.identity(row)}.mrc", picks.mask, pixel_size, pixels.shape)
@@ -71,9 +95,8 @@ def apply(micrographs: Path, out: Path, /, *, cfg: PickApply = PickApply(), run:
 
     def key(row: int) -> str:
         digest = images.table["emflowDigest"].iloc[row] if "emflowDigest" in images.table else ""
-        denoised = [images.table[c].iloc[row] for c in DENOISED_COLUMNS if c in images.table]
+        denoised = [Path(images.table[c].iloc[row]).name for c in DENOISED_COLUMNS if c in images.table]
         parts = (
-            images.name(row),
             images.identity(row),
             images.facts(row),
             digest,
@@ -87,7 +110,12 @@ def apply(micrographs: Path, out: Path, /, *, cfg: PickApply = PickApply(), run:
             log.info(
                 "The table does not tell the contrast: protein is taken to be dark (--contrast sets it)."
             )
-        results, set_aside = for_each(images, work, Journal(out.with_name(f".{out.stem}.journal")), key)
+        journal = Journal(out.with_name(f".{out.stem}.journal"))
+        if cfg.pixels == "denoised":
+            require_denoised(
+                micrographs, images, [journal.get(images.identity(row), key(row)) for row in rows]
+            )
+        results, set_aside = for_each(images, work, journal, key, run.image_limit_minutes)
         tables = pick_tables(images, results)
         write_star(out, {"optics": images.optics, **tables, "set_aside": set_aside})
         record.notes = {
@@ -95,6 +123,9 @@ def apply(micrographs: Path, out: Path, /, *, cfg: PickApply = PickApply(), run:
             "picks": len(tables["particles"]),
             "set_aside": len(set_aside),
         }
+        if free and cfg.pixels == "denoised" and not run.keep_denoised:
+            names = images.table["emflowDenoisedName"]
+            free_images(micrographs, {images.identity(row): Path(names.iloc[row]) for row in results}, free)
 
 
 def import_(

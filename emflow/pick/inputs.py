@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 import numpy as np
 import pandas as pd
 
+from emflow.io.atomic import StepError
+from emflow.io.freed import want_again
+from emflow.io.image import read_image
+from emflow.io.micrographs import Micrographs
 from emflow.io.particles import PARTICLE_BLOCKS
 from emflow.io.star import concat, floats, read_star
 from emflow.pick.score import Positions
@@ -19,6 +24,23 @@ CSV_NAMES = {
     "rlnAutopickFigureOfMerit": ("score", "probability", "rlnautopickfigureofmerit"),
 }
 """Our column → names that a CSV may give it, in lower case."""
+
+
+def read_intermediate(path: str) -> np.ndarray:
+    """Read a denoised micrograph: one that is damaged is no fault of the micrograph.
+
+    Raises
+    ------
+    StepError
+        If it cannot be read.
+    """
+    try:
+        return read_image(path)
+    except EmflowError as error:
+        raise StepError(
+            f"{error} It is a denoised micrograph of an earlier step: run `emflow denoise apply` again (for a "
+            f"project: remove {Path(path).parent.parent}/shard_*.star), which makes anew what is damaged."
+        ) from None
 
 
 def read_positions(source: Path) -> Positions:
@@ -51,6 +73,31 @@ def read_positions(source: Path) -> Positions:
     # the score has no ties where probabilities round to one
     merit = "emflowPickScore" if "emflowPickScore" in table else "rlnAutopickFigureOfMerit"
     return Positions(stems, xy.reshape(-1, 2), floats(table, merit, 0.0), frozenset(listed))
+
+
+def require_denoised(table: Path, images: Micrographs, known: Sequence[object]) -> None:
+    """Refuse to pick where denoised images were removed that are needed: none is set aside for that.
+
+    Parameters
+    ----------
+    known
+        For each micrograph, its picks if they are known already; None where its image will be read.
+
+    Raises
+    ------
+    EmflowError
+        Some are gone. They will then be made again.
+    """
+    names = images.table["emflowDenoisedName"]
+    gone = [
+        name for name, picks in zip(names, known, strict=True) if picks is None and not Path(name).exists()
+    ]
+    if gone:
+        want_again(table)
+        raise EmflowError(
+            f"{table}: {len(gone)} of its denoised images are gone, such as {gone[0]}. Make them again: `emflow denoise "
+            "apply`, or in a project the same snakemake command with --forcerun denoise_apply."
+        )
 
 
 def _read_file(file: Path) -> tuple[pd.DataFrame, set[str]]:

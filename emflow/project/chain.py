@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -16,6 +17,9 @@ import yaml
 from emflow.config import ROOMS, Settings, load_settings
 from emflow.io.atomic import write_text
 from emflow.project.lock import hold
+from emflow.project.memory import Memory, in_words, keep, kept_back, params_of, recall, with_versions
+from emflow.project.stages import decide_frozen, lineages, store_frozen, stored_frozen
+from emflow.project.watch.ready import is_followed, ready_files
 from emflow.step import EmflowError
 
 EXAMPLE = "config/demo.yaml"
@@ -35,6 +39,9 @@ class Chain:
     settings: Settings
     shards: dict[str, str]
     """Number of each shard (``00001``) → the list of its micrographs."""
+    memory: Memory = Memory()
+    frozen: frozenset[str] = frozenset()
+    """Steps that stay as they are: they have no rule in this run."""
 
     @property
     def folder(self) -> str:
@@ -50,6 +57,11 @@ class Chain:
     def gpu(self) -> int:
         """GPUs that a GPU step asks the scheduler for."""
         return 0 if self.settings.execution.device == "cpu" else 1
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that a step asks for which can use several."""
+        return self.gpu * max(1, self.settings.execution.gpus)
 
     def of(self, room: str, pattern: str) -> list[str]:
         """Files of an optional room, one for each shard where the pattern holds ``{shard}``; none without the room."""
@@ -81,10 +93,52 @@ class Chain:
         return "raw" if self._pixels == "denoised" else "denoised"
 
     @property
+    def _classified(self) -> bool:
+        return "classify" in ROOMS and getattr(self.settings.section("classify.select"), "enabled", False)
+
+    @property
+    def shows_denoised(self) -> list[str]:
+        """What the report shows of denoising: all of a simulated session, which is scored; else a few micrographs."""
+        if self.settings.input.truth:
+            return self.of("denoise", "<results>/denoise/shard_{shard}.star")
+        return self.of("denoise", "<results>/denoise/shown/micrographs.star")
+
+    @property
+    def keeps_denoised(self) -> bool:
+        """Whether denoised images stay after picking."""
+        return self.settings.execution.keep_denoised or bool(self.settings.input.truth)
+
+    @property
+    def denoising(self) -> str:
+        """Settings of denoising; with the digest of picking's, where images are made for it and then removed."""
+        return self.section("denoise.apply", **({"reader": self.reader} if self.reader else {}))
+
+    @property
+    def picking(self) -> str:
+        """Settings of picking; where it reads denoised images, it removes them."""
+        return self.section("pick.apply", **({"free": self.reader} if self.reader else {}))
+
+    @property
+    def reader(self) -> str:
+        """Digest of the settings under which denoised images are picked from; empty where none are."""
+        if self._pixels != "denoised" or self.settings.input.picks:
+            return ""
+        return hashlib.sha256(self.section("pick.apply").encode()).hexdigest()[:12]
+
+    @property
     def particles(self) -> str:
         """Table of particles that the first map is made of: those that classification selects, where it is on."""
-        on = "classify" in ROOMS and getattr(self.settings.section("classify.select"), "enabled", False)
-        return f"<results>/{'classify/selected' if on else 'extract/particles'}.star"
+        return (self.selected or ["<results>/extract/particles.star"])[0]
+
+    @property
+    def selected(self) -> list[str]:
+        """Table of the particles that classification selects; none where it is off."""
+        return ["<results>/classify/selected.star"] if self._classified else []
+
+    @property
+    def removed(self) -> list[str]:
+        """Table of the particles that classification removes, where it is on."""
+        return ["<results>/classify/removed.star"] if self._classified else []
 
     def labels(self, step: str, key: str) -> list[str]:
         """The file of a person's labels that a setting names, if it is there: an input of the step."""
@@ -97,7 +151,7 @@ class Chain:
 
     def section(self, step: str, **changes: object) -> str:
         """JSON of a step's settings and version: what triggers its rerun; ``{}`` for a step without any."""
-        settings = self.settings.params(step) if step in self.settings.steps else "{}"
+        settings = params_of(self.settings, step, self.memory) if step in self.settings.steps else "{}"
         return json.dumps({**json.loads(settings), **changes}) if changes else settings
 
 
@@ -136,16 +190,23 @@ def _in_main_process(workflow: Any) -> Chain:
             f"input.model: no file {model}; expected an atomic model (PDB or mmCIF). Correct it, or leave it out."
         )
     folder = Path("results") / settings.project
+    memory = with_versions(recall(folder), settings, folder)
+    if differing := kept_back(settings, memory):
+        print(f"emflow: {in_words(differing, settings.project)}", file=sys.stderr)
+    lineage = lineages(settings, memory)
+    stays = decide_frozen(settings, lineage)
     if dry:
-        return Chain(settings, find_shards(settings, Path(workflow.snakemake_tmp_dir)))
+        return Chain(settings, find_shards(settings, Path(workflow.snakemake_tmp_dir)), memory, stays)
     folder.mkdir(parents=True, exist_ok=True)
     hold(folder)
     stored = yaml.safe_dump(settings.as_mapping(), sort_keys=False, allow_unicode=True)
     frozen = folder / "settings.yaml"
     if not frozen.exists() or frozen.read_text(encoding="utf-8") != stored:
         write_text(frozen, stored)
-    export(settings)
-    return Chain(settings, find_shards(settings))
+    keep(folder, memory)
+    store_frozen(folder, stays)
+    export(settings, lineage)
+    return Chain(settings, find_shards(settings), memory, stays)
 
 
 def _settings(workflow: Any) -> Settings:
@@ -170,8 +231,9 @@ def _stored(settings: Settings) -> Chain:
     frozen = folder / "settings.yaml"
     if frozen.exists():
         settings = load_settings(frozen)
-    export(settings)
-    return Chain(settings, stored_shards(folder))
+    memory = recall(folder)
+    export(settings, lineages(settings, memory))
+    return Chain(settings, stored_shards(folder), memory, stored_frozen(folder))
 
 
 def stored_shards(folder: Path) -> dict[str, str]:
@@ -192,9 +254,15 @@ def find_shards(settings: Settings, pretend: Path | None = None) -> dict[str, st
 
     given, cfg = settings.input, settings.section("session.find")
     assert isinstance(cfg, SessionFind)
-    folder = Path("results") / settings.project / "session"
+    folder = Path("results") / settings.project
     shards = find_session(
-        given.micrographs, folder, cfg, even=given.even, odd=given.odd, write=pretend is None
+        given.micrographs,
+        folder / "session",
+        cfg,
+        even=given.even,
+        odd=given.odd,
+        write=pretend is None,
+        ready=ready_files(folder) if is_followed(given.micrographs) else None,
     )
     lists = {}
     for shard in shards:
@@ -206,8 +274,9 @@ def find_shards(settings: Settings, pretend: Path | None = None) -> dict[str, st
     return lists
 
 
-def export(settings: Settings) -> None:
-    """Set what jobs inherit: the same emflow first on PATH, how to run, and whom to die with.
+def export(settings: Settings, lineage: Mapping[str, str]) -> None:
+    """Set what jobs inherit: the same emflow first on PATH, how to run, whom to die with, and for the records
+    what the settings of all steps before a pooling stage come to.
 
     None of it is part of a job's params or command, so that none of it triggers a rerun.
     """
@@ -215,6 +284,8 @@ def export(settings: Settings) -> None:
     path = os.environ.get("PATH", "")
     if path.split(os.pathsep)[0] != here:
         os.environ["PATH"] = os.pathsep.join([here, path])
-    execution = settings.execution.model_dump(mode="json", exclude={"threads"})
+    execution = settings.execution.model_dump(mode="json", exclude={"threads", "gpus"})
+    execution["keep_denoised"] |= bool(settings.input.truth)
     os.environ["EMFLOW_EXECUTION"] = json.dumps(execution)
+    os.environ["EMFLOW_LINEAGE"] = json.dumps(dict(lineage))
     os.environ["EMFLOW_PARENT"] = str(os.getpid())

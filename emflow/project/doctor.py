@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import fcntl
 import importlib
+import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
+from emflow.io.surroundings import container
+from emflow.project import doctor_disk, doctor_gpu, doctor_software
+from emflow.project.finding import Finding, ask
+
 REQUIRED = (
-    "cyclopts gemmi imagecodecs jinja2 matplotlib mrcfile numpy pandas psutil pydantic yaml safetensors scipy "
+    "cyclopts gemmi imagecodecs jinja2 matplotlib mrcfile numpy pandas psutil pydantic yaml safetensors scipy sklearn "
     "snakemake tifffile torch torch_ctf torch_fourier_slice torch_fourier_shell_correlation"
 )
 
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at: ok, warn or fail; what is there; what follows; what to do."""
-
-    what: str
-    state: str
-    found: str
-    consequence: str = ""
-    action: str = ""
+_SITES = (Path("site.yaml"), Path.home() / ".config" / "emflow" / "site.yaml")
 
 
 def examine() -> Iterator[Finding]:
@@ -37,11 +30,15 @@ def examine() -> Iterator[Finding]:
     checks: list[Callable[[], Iterator[Finding]]] = [
         _python,
         _imports,
-        _device,
+        doctor_software.pins,
+        doctor_software.weights,
+        doctor_gpu.devices,
         _cores,
         _scheduler,
-        _disk,
-        _rights,
+        _container,
+        doctor_disk.space,
+        doctor_disk.rights,
+        doctor_disk.open_files,
     ]
     for check in checks:
         try:
@@ -51,6 +48,18 @@ def examine() -> Iterator[Finding]:
                 check.__name__.strip("_"), "fail", f"could not be examined: {type(error).__name__}: {error}",
                 "It is not known whether steps will work.", "Report this with the text above.",
             )  # fmt: skip
+
+
+def in_words(finding: Finding) -> str:
+    """Return a finding as it is printed."""
+    lines = [f"{finding.state:>4}  {finding.what}: {finding.found}"]
+    labels = (("so", finding.consequence), ("do", finding.action))
+    return "\n".join([*lines, *(f"      {label}: {text}" for label, text in labels if text)])
+
+
+def as_json(findings: list[Finding]) -> str:
+    """Return findings for other programs."""
+    return json.dumps([asdict(finding) for finding in findings], indent=1)
 
 
 def _python() -> Iterator[Finding]:
@@ -81,34 +90,10 @@ def _imports() -> Iterator[Finding]:
         )
 
 
-def _device() -> Iterator[Finding]:
-    import torch
-
-    driver = _ask("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            facts = torch.cuda.get_device_properties(index)
-            yield Finding(
-                "device",
-                "ok",
-                f"cuda:{index} {facts.name}, {facts.total_memory / 1e9:.0f} GB, torch {torch.__version__}",
-            )
-        if torch.cuda.device_count() > 1:
-            yield Finding(
-                "GPU slots", "warn", f"{torch.cuda.device_count()} GPUs", "profiles/local uses one at a time.",
-                f"Set gpu: {torch.cuda.device_count()} under resources in profiles/local/config.yaml.",
-            )  # fmt: skip
-    elif driver:
-        yield Finding(
-            "device", "warn", f"GPU with its driver ({driver.splitlines()[0]}), but torch {torch.__version__} cannot use it",
-            "Steps run on the CPU, ten to a hundred times slower.",
-            "Install a torch built for CUDA (pytorch.org says which goes with the driver) into this environment.",
-        )  # fmt: skip
-    else:
-        yield Finding(
-            "device", "ok", f"CPU ({torch.get_num_threads()} threads), torch {torch.__version__}; no GPU here",
-            "Every step runs; reconstruction of a large session takes long.",
-        )  # fmt: skip
+def _container() -> Iterator[Finding]:
+    image = container()
+    if image:
+        yield Finding("container", "ok", "inside one" if image == "yes" else image)
 
 
 def _cores() -> Iterator[Finding]:
@@ -126,11 +111,12 @@ def _cores() -> Iterator[Finding]:
 def _scheduler() -> Iterator[Finding]:
     if shutil.which("sbatch") is None:
         yield Finding(
-            "scheduler", "ok", "no SLURM here", "Runs are local: snakemake --profile profiles/local."
-        )
+            "scheduler", "warn", "no SLURM here (sbatch is not on PATH)", "Jobs run on this machine only.",
+            "Run with snakemake --profile profiles/local; for a cluster, start on one of its login nodes.",
+        )  # fmt: skip
         return
     version = metadata.version("snakemake-executor-plugin-slurm")
-    answer = _ask("sinfo", "--noheader", "--format=%P %G")
+    answer = ask("sinfo", "--noheader", "--format=%P %G")
     if not answer:
         yield Finding(
             "scheduler", "warn", "sbatch is there, but sinfo does not answer", "Jobs cannot be submitted.",
@@ -140,49 +126,16 @@ def _scheduler() -> Iterator[Finding]:
     yield Finding(
         "scheduler", "ok", f"SLURM with plugin {version}; partitions: {', '.join(answer.splitlines())}"
     )
+    site = [path for path in _SITES if path.is_file()]
+    if site:
+        yield Finding("site file", "ok", str(site[0]))
+    elif ":" not in answer and "gpu" not in answer.lower():
+        yield Finding(
+            "site file", "warn", "no partition shows a GPU, and there is no site.yaml",
+            "GPU jobs wait for ever, or are refused.", "Ask which partition has GPUs, and name it in the profile.",
+        )  # fmt: skip
     if not Path("slurm").exists():
         yield Finding(
             "profile", "warn", "no link `slurm` in this folder", "snakemake --profile slurm does not find the profile.",
             "Run where the Snakefile is, or name the folder: --profile profiles/slurm.",
         )  # fmt: skip
-
-
-def _disk() -> Iterator[Finding]:
-    for name, folder in (("results", Path.cwd()), ("scratch", Path(tempfile.gettempdir()))):
-        free = shutil.disk_usage(folder).free / 1e9
-        if free < 5:
-            yield Finding(
-                name, "warn", f"{free:.1f} GB free in {folder}", "Extracted particles of a real session do not fit.",
-                "Free some space, or set TMPDIR." if name == "scratch" else "Work in a folder with more space.",
-            )  # fmt: skip
-        else:
-            yield Finding(name, "ok", f"{free:.0f} GB free in {folder}")
-
-
-def _rights() -> Iterator[Finding]:
-    try:
-        with tempfile.NamedTemporaryFile(dir=Path.cwd(), prefix=".doctor-") as handle:
-            os.fsync(handle.fileno())
-            try:
-                fcntl.flock(handle.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                yield Finding(
-                    "locks", "warn", f"this file system has no locks ({error.strerror})",
-                    "Two runs on one project are told apart by Snakemake's own lock only.",
-                    "Never start two; or ask for the file system to be mounted with flock.",
-                )  # fmt: skip
-    except OSError as error:
-        yield Finding(
-            "permissions", "fail", f"cannot write in {Path.cwd()}: {error.strerror}", "No result can be kept.",
-            "Work in a folder of your own.",
-        )  # fmt: skip
-        return
-    yield Finding("permissions", "ok", f"can write in {Path.cwd()}")
-
-
-def _ask(*command: str) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""

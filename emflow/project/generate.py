@@ -15,8 +15,9 @@ from typing import Any
 import yaml
 from pydantic.fields import FieldInfo
 
-from emflow.config import Input, Settings, step_models
-from emflow.step import Execution, Sample, StepConfig, own_fields, sample_fields
+from emflow.config import GENERAL, Input, Settings, step_models
+from emflow.project.site import Partition, Site
+from emflow.step import StepConfig, own_fields, sample_fields
 
 START, END = "<!-- settings -->", "<!-- /settings -->"
 _WIDTH = 110
@@ -71,12 +72,7 @@ def default_yaml() -> str:
         "",
     ]
     lines += keys({"project": project}, 0)
-    general: list[tuple[str, type[StepConfig]]] = [
-        ("input", Input),
-        ("sample", Sample),
-        ("execution", Execution),
-    ]
-    for name, model in general:
+    for name, model in GENERAL.items():
         lines += ["", *comment(model.__doc__ or "", 0), f"{name}:", *keys(model.model_fields, 2)]
     rooms: dict[str, list[str]] = {}
     for step, model in step_models().items():
@@ -95,8 +91,7 @@ def schema() -> dict[str, Any]:
     """JSON schema of a configuration, for editors and for other programs."""
     properties: dict[str, Any] = {"project": Settings.model_json_schema()["properties"]["project"]}
     properties["input"] = {"anyOf": [Input.model_json_schema(), {"type": "string"}]}
-    properties["sample"] = Sample.model_json_schema()
-    properties["execution"] = Execution.model_json_schema()
+    properties |= {name: model.model_json_schema() for name, model in GENERAL.items() if name != "input"}
     for step, model in step_models().items():
         room, verb = step.split(".")
         part = model.model_json_schema()
@@ -144,16 +139,17 @@ def room_tables(room: str) -> str:
 
 def general_tables() -> str:
     """Return the general sections, for docs/configuration.md."""
-    general: list[tuple[str, type[StepConfig]]] = [
-        ("input", Input),
-        ("sample", Sample),
-        ("execution", Execution),
-    ]
     blocks = ["\n".join(table({"project": Settings.model_fields["project"]}))]
-    for name, model in general:
+    for name, model in GENERAL.items():
         text = textwrap.wrap(" ".join((model.__doc__ or "").split()), _WIDTH)
         blocks.append("\n".join([f"### `{name}`", "", *text, "", *table(model.model_fields)]))
     return "\n\n".join(blocks)
+
+
+def site_tables() -> str:
+    """Return what a site file may hold, for docs/cluster.md."""
+    partition = ["Each of `partitions`:", "", *table(Partition.model_fields)]
+    return "\n".join([*table(Site.model_fields), "", *partition])
 
 
 def between_marks(text: str, tables: str, page: Path) -> str:
@@ -172,6 +168,7 @@ def generated(root: Path) -> dict[Path, str]:
     }
     pages = {room: room_tables(room) for room in {step.split(".")[0] for step in step_models()}}
     pages["configuration"] = general_tables()
+    pages["cluster"] = site_tables()
     for name, tables in sorted(pages.items()):
         page = root / "docs" / f"{name}.md"
         if page.exists():

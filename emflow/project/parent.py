@@ -13,14 +13,15 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with(pid: int) -> None:
-    """Kill this process as soon as process ``pid`` (Snakemake's) or the direct parent (its shell) is gone.
+    """End this process as soon as process ``pid`` (Snakemake's) or the direct parent (its shell) is gone.
 
-    Snakemake starts a step through a shell. If the shell is killed, the kernel kills the step
-    (PR_SET_PDEATHSIG); if Snakemake is killed, the shell lives on, so a thread waits for Snakemake itself.
+    Snakemake starts a step through a shell. If the shell is gone, the kernel tells the step (PR_SET_PDEATHSIG):
+    by SIGTERM, so that it leaves in order where a batch system asked both to stop and the shell was quicker.
+    If Snakemake is killed, the shell lives on, so a thread waits for Snakemake itself, and kills.
     """
     try:
         libc = ctypes.CDLL(None)
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     except (OSError, AttributeError):  # not Linux: the thread remains
         pass
     handle = None

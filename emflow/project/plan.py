@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,17 @@ class Step:
 
 
 def plan_run(
-    configfiles: Iterable[Path], config: Mapping[str, Any], snakefile: Path = Path("Snakefile")
+    configfiles: Iterable[Path],
+    config: Mapping[str, Any],
+    snakefile: Path = Path("Snakefile"),
+    look: Callable[[Any], object] | None = None,
 ) -> list[Step]:
     """Plan a run without starting it or writing anything to the project.
+
+    Parameters
+    ----------
+    look
+        Called with Snakemake's workflow once its graph of jobs is there.
 
     Returns
     -------
@@ -64,6 +72,8 @@ def plan_run(
             chart.execute_workflow(executor="dryrun")
         except Exception as error:
             raise EmflowError(f"Snakemake cannot plan: {error}") from error
+        if look is not None:
+            look(workflow._workflow)
         return _steps(workflow._workflow.dag)
 
 
@@ -127,7 +137,11 @@ def changed_settings(old: Iterable[str], new: Iterable[str]) -> str:
             changed.append(
                 f"this version of emflow does the step differently (step version {before.get(key)} → {now.get(key)})"
             )
-        else:
+        elif key == "restart":
+            changed.append("a restart was asked for")
+        elif key == "reader":
+            changed.append("picking looks at its images with other settings")
+        elif key != "free":  # changes with picking's own settings
             changed.append(f"{key} {_value(before, key)} → {_value(now, key)}")
     return "changed: " + (", ".join(changed) or "its parameters")
 

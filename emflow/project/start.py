@@ -22,8 +22,12 @@ _ASK = (
 )
 
 
-def write_configuration(micrographs: str, out: Path, project: str | None = None) -> str:
+def write_configuration(
+    micrographs: str, out: Path, project: str | None = None, *, may_be_empty: bool = False
+) -> str:
     """Write a commented configuration for a folder of micrographs; return what to do next.
+
+    With ``may_be_empty`` the micrographs need not be there yet.
 
     Raises
     ------
@@ -35,7 +39,7 @@ def write_configuration(micrographs: str, out: Path, project: str | None = None)
             f"{out} exists and is not overwritten. Give another name: emflow init FOLDER NAME.yaml"
         )
     images = list_images(micrographs)
-    if not images:
+    if not images and not may_be_empty:
         raise EmflowError(f"{micrographs}: no MRC or TIFF image found. Give a folder, or a glob in quotes.")
     name = project or _project_name(micrographs)
     pattern = str(Settings.model_fields["project"].metadata[0].pattern)

@@ -45,7 +45,8 @@ def assign(search: HalfSearch, volume: Tensor) -> tuple[Tensor, Tensor]:
     spacing = search.spacing_deg(fine.plane)
     step = min(float(fine.shifts_px.norm(dim=1).max()), search.shift_step(fine.plane))
     rotations, shifts = [], []
-    for part, transforms, ctf in search.images.batches(search.rows, search.wide):
+
+    def find(here: slice, part: Tensor, transforms: Tensor, ctf: Tensor) -> None:
         weighted = weigh(transforms, ctf, search.noise, search.images.group[part], search.wide)
         centre = torch.zeros(len(part), 2, device=transforms.device)
         for stage, slices, phases in coarse:
@@ -57,6 +58,9 @@ def assign(search: HalfSearch, volume: Tensor) -> tuple[Tensor, Tensor]:
             turns = local_rotations(spacing / 2**level).to(weighted.data)
             moves = shift_grid(step / 2**level, step / 2**level).to(weighted.data)
             found = search_locally(weighted, spectrum, search.plane, found, turns, moves, keep)
-        rotations.append(found.rotations[:, 0].cpu())
-        shifts.append((centre + found.shifts_px[:, 0]).cpu() * search.scale)
+        own = found.rotations[:, 0].cpu(), (centre + found.shifts_px[:, 0]).cpu() * search.scale
+        rotations.append(own[0])
+        shifts.append(own[1])
+
+    search.images.each(search.rows, search.wide, find, "images whose poses are searched")
     return torch.cat(rotations), torch.cat(shifts)

@@ -20,10 +20,11 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from emflow.em.batches import in_batches
 from emflow.em.images import shell_means, spread
 from emflow.em.masks import lowpass, solvent_mask
 from emflow.em.search import WeightedImages
-from emflow.em.slices import HalfPlane, complex_product, volume_spectrum
+from emflow.em.slices import HalfPlane, Spectrum, complex_product, volume_spectrum
 from emflow.em.wiener import Accumulator, fsc_to_ssnr, shell_mean
 from emflow.reconstruct.class_images import Posed, Specimen, Weighted
 
@@ -282,13 +283,19 @@ def expect_classes(
     posterior = torch.empty(len(posed), len(prior), options)
     evidence = torch.empty(len(posed), dtype=torch.float64)
     for fold, place, batch in images.batches():
-        rotations = posed.rotations[place].to(device).flatten(0, 1)
-        near = batch.within(len(plane))
         own = spectra[fold if len(spectra) > 1 else 0]
-        scores = torch.stack([_scores(s.slices(rotations, plane), near) for s in own], 1).double()
-        evidence[place] = (scores + offset).flatten(1).logsumexp(1).cpu()
-        joint = power * scores + offset
-        posterior[place] = joint.flatten(1).softmax(1).view_as(joint).float().cpu()
+
+        def judge(
+            here: slice, place: Tensor = place, batch: WeightedImages = batch, own: list[Spectrum] = own
+        ) -> None:
+            rotations = posed.rotations[place[here]].to(device).flatten(0, 1)
+            near = batch[here].within(len(plane))
+            scores = torch.stack([_scores(s.slices(rotations, plane), near) for s in own], 1).double()
+            evidence[place[here]] = (scores + offset).flatten(1).logsumexp(1).cpu()
+            joint = power * scores + offset
+            posterior[place[here]] = joint.flatten(1).softmax(1).view_as(joint).float().cpu()
+
+        in_batches(judge, len(place), len(place), "images compared with classes")
     return Expected(posterior, evidence)
 
 
@@ -317,10 +324,17 @@ def with_noise_left(specimen: Specimen, posed: Posed, maps: Tensor, posterior: T
     counts = torch.zeros(len(sums), dtype=torch.float64, device=images.device)
     for fold in range(posed.folds):
         spectra = [volume_spectrum(volume, band) for volume in maps[fold]]
-        places, at = posed.places(fold), 0
-        for rows, transforms, ctf in images.batches(posed.rows[places], plane):
-            place = places[at : at + len(rows)]
-            at += len(rows)
+        places = posed.places(fold)
+
+        def add(
+            here: slice,
+            rows: Tensor,
+            transforms: Tensor,
+            ctf: Tensor,
+            places: Tensor = places,
+            spectra: list[Spectrum] = spectra,
+        ) -> None:
+            place = places[here]
             predicted = torch.zeros(len(rows), 2, len(inside), device=images.device)
             for k, spectrum in enumerate(spectra):
                 own = torch.nonzero(label[place] == k)[:, 0]
@@ -330,6 +344,10 @@ def with_noise_left(specimen: Specimen, posed: Posed, maps: Tensor, posterior: T
             away = inside.phases(-posed.shifts_px[place].to(plane.kx))
             transforms[:, :, : len(inside)] -= complex_product(predicted * ctf[:, None, : len(inside)], away)
             group = images.group[rows].to(images.device)
-            sums.index_add_(0, group, shell_means(transforms.square().sum(1), plane).double())
-            counts.index_add_(0, group, torch.ones_like(group, dtype=torch.float64))
+            left = shell_means(transforms.square().sum(1), plane).double()
+            ones = torch.ones_like(group, dtype=torch.float64)
+            sums.index_add_(0, group, left)
+            counts.index_add_(0, group, ones)
+
+        images.each(posed.rows[places], plane, add, "images whose noise is measured")
     return replace(posed, noise=spread(sums, counts))

@@ -75,15 +75,22 @@ class PoseSearch:
             spacing = self.spacing_deg(float(coarse.radius[-1]))
             grid = turn @ orientation_grid(spacing, self.specimen.symmetry)
         for fold in range(posed.folds):
-            places, at = posed.places(fold), 0
+            places = posed.places(fold)
             own = maps[fold if len(maps) > 1 else 0]
             spectra = [volume_spectrum(volume, float(plane.radius[-1])) for volume in own]
             references = None
             if grid is not None:
                 references = [References.make(s, grid.to(plane.kx), coarse) for s in spectra]
-            for rows, transforms, ctf in self.images.batches(posed.rows[places], plane):
-                place = places[at : at + len(rows)]
-                at += len(rows)
+
+            def search(
+                here: slice,
+                rows: Tensor,
+                transforms: Tensor,
+                ctf: Tensor,
+                places: Tensor = places,
+                fold_of: tuple[list[Spectrum], list[References] | None] = (spectra, references),
+            ) -> None:
+                place = places[here]
                 noise = posed.noise[:, : int(plane.shell[-1]) + 1]
                 weighted = weigh(transforms, ctf, noise, self.images.group[rows], plane)
                 last = Poses(
@@ -91,8 +98,10 @@ class PoseSearch:
                     posed.shifts_px[place, None].expand(-1, len(self.operators), -1).to(plane.kx),
                     torch.zeros(len(place), len(self.operators), device=plane.kx.device),
                 )
-                found = self._likeliest_class(weighted, spectra, references, last, plane, prior)
+                found = self._likeliest_class(weighted, *fold_of, last, plane, prior)
                 rotations[place], shifts[place] = found.rotations[:, 0].cpu(), found.shifts_px[:, 0].cpu()
+
+            self.images.each(posed.rows[places], plane, search, "images whose poses are searched")
         return replace(posed, rotations=self.candidates(rotations), shifts_px=shifts)
 
     def _likeliest_class(

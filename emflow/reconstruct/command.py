@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from emflow.device import prepare
 from emflow.em.pose_fit import FittedPoses
 from emflow.em.symmetry import symmetry_operators
 from emflow.io.checkpoint import Checkpoint
 from emflow.io.journal import result_key
+from emflow.io.kept import Kept, Made
 from emflow.io.particle_images import image_set
 from emflow.io.particle_store import open_store
 from emflow.io.particles import Particles
-from emflow.io.record import Record
+from emflow.io.record import Record, lineage_of
+from emflow.io.scratch import scratch_file
+from emflow.nn.ranks import Ranks, joined, launch, wanted
 from emflow.reconstruct import judge
 from emflow.reconstruct.agreement import compare, start_agreement
 from emflow.reconstruct.command_classes import classes, expand, subtract
@@ -31,10 +36,10 @@ from emflow.reconstruct.inputs import (
     independent_starts,
     read_halves,
     read_particles,
-    read_previous,
     start_lowpass,
     too_few,
 )
+from emflow.reconstruct.inputs_previous import KEPT_FILES, Origin, ctf_reach, find_origin, reach_of
 from emflow.reconstruct.join import HalfMap, Joined
 from emflow.reconstruct.memory import announce_memory, refine_memory_bytes
 from emflow.reconstruct.merge import merge, particle_mask
@@ -51,7 +56,7 @@ from emflow.reconstruct.outputs import (
 from emflow.reconstruct.refine import Refinement, State
 from emflow.reconstruct.resume import pack, start_state, unpack
 from emflow.reconstruct.starts import find_halves
-from emflow.reconstruct.warm import Previous, warm_state
+from emflow.reconstruct.warm import warm_state
 from emflow.step import Run, StepConfig
 
 __all__ = ["abinitio", "classes", "ctf", "expand", "refine", "sharpen", "subtract", "symmetry"]
@@ -148,6 +153,7 @@ def refine(
     out: Path,
     /,
     *,
+    previous: Path | None = None,
     cfg: ReconstructRefine = ReconstructRefine(),
     run: Run = Run(),
 ) -> None:
@@ -163,41 +169,85 @@ def refine(
     out
         Folder to write: half1.mrc and half2.mrc (raw), map.mrc, mask.mrc, particles.star, fsc.star,
         metrics.json, verdicts.json. A hidden checkpoint there lets a killed run go on.
+    previous
+        Folder to keep what a later run goes on from when particles have been added; it need not exist.
     """
+    count = wanted(run)
+    if count > 1:
+        words = ["reconstruct", "refine", str(particles), str(start), str(out)]
+        words += ["--previous", str(previous)] if previous is not None else []
+        launch([*words, "--json", cfg.model_dump_json()], run, count)
+        return
     device = prepare(run)
-    with Record("reconstruct.refine", cfg, run, inputs=[particles, start / "half1.mrc", start / "half2.mrc"]):
-        source = read_particles(particles)
-        if too_few(source):
-            write_empty(out, source, judge.too_few(len(source)))
-            return
-        images = image_set(source, device)
-        diameter = diameter_of(cfg, images.box, images.pixel_size_angstrom)
-        previous = read_previous(start, source, cfg.symmetry) if cfg.warm_start else None
-        if previous is not None and not previous.enough(images.half):
-            log.info("%s knew too few of these particles: all are searched", start)
-            previous = None
-        if previous is not None:
-            cfg = cfg.model_copy(update={"global_iterations": 0})
-        begun = _Start(diameter, previous, independent_starts(start), start_lowpass(cfg, diameter))
-        announce_memory(refine_memory_bytes(images.box, len(images)), device, run)
-        key = _key(cfg, particles, source, start)
-        store_path = out / ".checkpoint" / "particles.store"
-        plane = images.plane(images.box / 2)
+    with joined(device) as ranks:
+        if not ranks.first:
+            run = run.model_copy(update={"record": None})
+        inputs = [particles, start / "half1.mrc", start / "half2.mrc"]
+        with Record("reconstruct.refine", cfg, run, inputs=inputs) as record:
+            source = read_particles(particles)
+            if too_few(source):
+                if ranks.first:
+                    write_empty(out, source, judge.too_few(len(source)))
+                return
+            record.notes = _refine(source, (particles, start, out, previous), cfg, (run, device, ranks))
+            cpu_s = ranks.total(time.process_time())
+            if ranks.count > 1:
+                record.notes |= {"ranks": ranks.count, "ranks_cpu_s": round(cpu_s, 3)}
+
+
+def _refine(
+    source: Particles,
+    paths: tuple[Path, Path, Path, Path | None],
+    cfg: ReconstructRefine,
+    job: tuple[Run, torch.device, Ranks],
+) -> dict[str, Any]:
+    """Refine as one of the processes, the first of which writes; return what to note of it."""
+    (particles, start, out, previous), (run, device, ranks) = paths, job
+    images = image_set(source, device)
+    diameter = diameter_of(cfg, images.box, images.pixel_size_angstrom)
+    lineage = lineage_of("reconstruct.refine") or ""
+    key = hashlib.sha256(f"{_key(cfg, particles, source, start)} {lineage}".encode()).hexdigest()[:20]
+    kept = Kept(previous, key) if previous is not None else None
+    origin = find_origin(start, kept, source, images.half, cfg)
+    cfg = cfg.model_copy(update={"shift_fraction": reach_of(source, cfg)})
+    if origin.previous is not None:
+        cfg = cfg.model_copy(update={"global_iterations": 0})
+    begun = _Start(diameter, origin, independent_starts(origin.folder), start_lowpass(cfg, diameter))
+    announce_memory(refine_memory_bytes(images.box, len(images)), device, run)
+    ranks.agree(f"{key} {origin.key}", "particles")
+    beside = out / ".checkpoint" / "particles.store"
+    plane = images.plane(images.box / 2)
+    # processes of one job share the store, which is one of them's on the scratch disk
+    scratch = run.scratch if ranks.count == 1 else None
+    with scratch_file(beside, scratch, 4.0 * len(images) * len(plane)) as store_path:
+        if ranks.first and ranks.count > 1:  # one makes the store, the others find it whole
+            with open_store(store_path, source, images, plane):
+                pass
+        ranks.agree("made", "store")
         with open_store(store_path, source, images, plane) as store:
-            refinement = Refinement(replace(images, spectra=store), diameter, cfg)
-            checkpoint = Checkpoint(out / ".checkpoint" / "state.safetensors", key)
-            kept = checkpoint.load()
-            if kept is not None:
-                state = unpack(*kept, images)
-            elif previous is not None:
-                state = warm_state(refinement, previous)
-                checkpoint.save(*pack(state))
+            refinement = Refinement(replace(images, spectra=store), diameter, cfg, ranks)
+            checkpoint = Checkpoint(out / ".checkpoint" / "state.safetensors", f"{key} {origin.key}")
+            reached = checkpoint.load()
+            ranks.agree(str(reached is not None), "checkpoint")
+            if reached is not None:
+                state = unpack(*reached, images)
+            elif origin.previous is not None:
+                state = warm_state(refinement, origin.previous)
+                if ranks.first:
+                    checkpoint.save(*pack(state))
             else:
                 volumes, voxel = read_halves(start)
                 state = start_state(refinement, volumes, voxel, begun.given_angstrom)
-            state = refinement.run(state, lambda reached: checkpoint.save(*pack(reached)))
-            _write_refined(source, refinement, state, begun, out)
-        store_path.unlink(missing_ok=True)
+            state = refinement.run(refinement.as_first(state), lambda now: checkpoint.save(*pack(now)))
+            halves = [refinement.accumulate(half).solve() for half in state.halves]
+            if ranks.first:
+                _write_refined(source, refinement, state, begun, (halves[0], halves[1]), out)
+    if ranks.first:
+        beside.unlink(missing_ok=True)
+        if kept is not None:
+            made = Made(key, lineage, len(source), origin.anew_particles)
+            kept.keep({name: out / name for name in KEPT_FILES}, made)
+    return {"began": origin.why, "known_particles": begun.known}
 
 
 @dataclass(frozen=True)
@@ -205,7 +255,7 @@ class _Start:
     """What a refinement began with."""
 
     diameter_angstrom: float
-    previous: Previous | None
+    origin: Origin
     independent: bool
     """Whether each half is known to have begun from a random start of its own."""
     lowpass_angstrom: float
@@ -219,19 +269,33 @@ class _Start:
     @property
     def known(self) -> int:
         """Particles whose poses were taken over."""
-        return 0 if self.previous is None else int(self.previous.known.sum())
+        return 0 if self.origin.previous is None else int(self.origin.previous.known.sum())
 
     @property
     def particles(self) -> int:
         """Particles of the earlier refinement."""
-        return 0 if self.previous is None else self.previous.particles
+        return 0 if self.origin.previous is None else self.origin.previous.particles
+
+    def ctf_reaches(self, source: Particles) -> tuple[float | None, float | None]:
+        """Median resolution of the CTF fits, in ångström: of known and of new particles; None for a run of all."""
+        if self.origin.previous is None:
+            return None, None
+        known = self.origin.previous.known.numpy()
+        return ctf_reach(source, known), ctf_reach(source, ~known)
 
 
-def _write_refined(source: Particles, refinement: Refinement, state: State, start: _Start, out: Path) -> None:
+def _write_refined(
+    source: Particles,
+    refinement: Refinement,
+    state: State,
+    start: _Start,
+    halves: tuple[Tensor, Tensor],
+    out: Path,
+) -> None:
     """Write what a refinement came to."""
     images, cfg, diameter = refinement.images, refinement.cfg, start.diameter_angstrom
     voxel = images.pixel_size_angstrom
-    half1, half2 = (refinement.accumulate(half).solve() for half in state.halves)
+    half1, half2 = halves
     given = start.given_angstrom
     agreement = replace(compare(half1, half2, voxel, diameter, cfg.symmetry), given_angstrom=given)
     mask = particle_mask(0.5 * (half1 + half2), agreement)
@@ -260,12 +324,13 @@ def _write_refined(source: Particles, refinement: Refinement, state: State, star
         "independent_starts": int(start.independent),
         "warm_start_particles": start.particles,
         "new_particles": len(images) - start.known,
+        "anew_particles": start.origin.anew_particles,
     }
     judgements = [
         judge.judge_agreement("Do two independent halves agree?", agreement, "Half-sets refined apart"),
         judge.judge_independence(start.given_angstrom),
         judge.judge_convergence(state.iteration, cfg.max_iterations),
-        *judge.judge_warm_start(start.known, start.particles, len(images)),
+        *judge.judge_warm_start(metrics, *start.ctf_reaches(source)),
         *judge.judge_control(control),
     ]
     columns = _refined_poses(state, voxel)

@@ -191,7 +191,7 @@ def expand(
     out
         STAR to write, or a folder for its particles.star. The images stay where they are.
     """
-    prepare(run)
+    prepare(run, gpu=False)
     with Record("reconstruct.expand", cfg, run, inputs=[particles]):
         source = read_particles(particles)
         if "emflowExpandedFrom" in source.table:

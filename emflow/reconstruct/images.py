@@ -14,9 +14,10 @@ def load_weighted(images: ImageSet, rows: Tensor, plane: HalfPlane, noise: Tenso
     """All of some images in memory: for the low bands of a first map."""
     data = torch.empty(len(rows), 2, len(plane), device=images.device)
     power = torch.empty(len(rows), len(plane), device=images.device)
-    at = 0
-    for part, transforms, ctf in images.batches(rows, plane):
+
+    def keep(place: slice, part: Tensor, transforms: Tensor, ctf: Tensor) -> None:
         weighted = weigh(transforms, ctf, noise, images.group[part], plane)
-        data[at : at + len(part)], power[at : at + len(part)] = weighted.data, weighted.power
-        at += len(part)
+        data[place], power[place] = weighted.data, weighted.power
+
+    images.each(rows, plane, keep, "images of a first map")
     return WeightedImages(data, power)

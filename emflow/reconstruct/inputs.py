@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from emflow.em.symmetry import symmetry_operators
 from emflow.io.mrc import read_header, read_mrc
 from emflow.io.particle_images import poses_of
 from emflow.io.particles import Particles, load_half_sets, load_particles
+from emflow.io.record import read_json
 from emflow.io.star import floats, integers, read_star
 from emflow.reconstruct.config import ReconstructRefine
 from emflow.reconstruct.warm import Previous
@@ -141,7 +142,21 @@ def read_previous(folder: Path, particles: Particles, symmetry: str) -> Previous
         *poses_of(before, pixel), torch.zeros(len(before)), torch.diag_embed(variances.clamp(min=1e-12))
     )
     poses = FittedPoses.cat([had, FittedPoses.unknown(1)])[found]  # row -1 is the unknown
+    moved = _moved(before, particles, found.numpy())
+    poses = replace(poses, shifts_px=poses.shifts_px + torch.from_numpy(moved / pixel).float())
     return Previous(found >= 0, poses, len(before))
+
+
+def _moved(before: Particles, now: Particles, found: np.ndarray) -> np.ndarray:
+    """How far the centre of each box has moved since an earlier extraction, ångström (N, 2); 0 for new particles."""
+    columns = [f"rlnCoordinate{axis}" for axis in "XY"]
+    if not all(name in part.table for name in columns for part in (before, now)):
+        return np.zeros((len(now), 2))
+    old, new = (np.stack([floats(part.table, name) for name in columns], 1) for part in (before, now))
+    sizes = floats(now.optics, "rlnMicrographOriginalPixelSize", 1.0)
+    pixel_of = dict(zip(now.optics["rlnOpticsGroup"].astype(str), sizes, strict=True))
+    pixels = np.array([pixel_of[group] for group in now.groups])[:, None]
+    return np.where((found >= 0)[:, None], (new - old[found]) * pixels, 0.0)
 
 
 def _check_halves(before: pd.DataFrame, now: pd.DataFrame, column: str, what: str, folder: Path) -> None:
@@ -160,8 +175,6 @@ def _check_halves(before: pd.DataFrame, now: pd.DataFrame, column: str, what: st
 
 def _figures(folder: Path) -> dict[str, float | int | None]:
     """metrics.json of a folder; empty where there is none."""
-    try:
-        rows = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return {}
+    path = folder / "metrics.json"
+    rows = read_json(path) if path.is_file() else {}
     return rows if isinstance(rows, dict) else {}

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from emflow.reconstruct.agreement import SAME_MAP, Agreement, start_agreement
 from emflow.reconstruct.config import ReconstructSharpen
 from emflow.reconstruct.sharpen import SharpenedMaps
 from emflow.reconstruct.symmetry import Scored
 from emflow.step import Judgement
+
+WORTH_ANEW = 1 / 3
+"""Share of particles that came since poses were last found from nothing, above which to do so again is worth it."""
+BETTER = 0.8
+"""New data is better where its CTF fits reach to this part of the earlier fits' resolution, or finer."""
 
 
 def too_few(particles: int) -> list[Judgement]:
@@ -162,19 +169,40 @@ def judge_independence(given_angstrom: float | None) -> Judgement:
     )
 
 
-def judge_warm_start(known: int, before: int, particles: int) -> list[Judgement]:
-    """Say that most poses were taken over; nothing for a refinement that searched them all."""
+def judge_warm_start(
+    metrics: Mapping[str, float | int | None], known_angstrom: float | None, new_angstrom: float | None
+) -> list[Judgement]:
+    """Say that most poses were taken over, and whether to begin anew is worth it; nothing where all were searched.
+
+    Parameters
+    ----------
+    metrics
+        Of the refinement.
+    known_angstrom, new_angstrom
+        Median resolution of the CTF fits behind the known and the new particles.
+    """
+    before, particles = metrics["warm_start_particles"] or 0, metrics["particles"] or 0
     if not before:
         return []
-    return [
-        Judgement(
-            "Were all poses searched anew?",
-            "pass",
-            f"No: {known} particles kept the poses of an earlier refinement of {before}, improved locally; "
-            f"{particles - known} new ones were searched over all orientations, each against its own half's map.",
-            "Refine from ab initio once the set has grown by half: poses that were wrong stay wrong in a warm start.",
+    new, anew = metrics["new_particles"] or 0, metrics["anew_particles"] or 0
+    since = particles - anew
+    evidence = (
+        f"No: {particles - new} particles kept the poses of an earlier refinement of {before}, improved locally; "
+        f"{new} new ones were searched over all orientations, each against its own half's map. Poses were last "
+        f"found from nothing with {anew} particles; {since} have come since, {since / particles:.0%} of all."
+    )
+    better = bool(new_angstrom and known_angstrom and new_angstrom < BETTER * known_angstrom)
+    if better:
+        evidence += (
+            f" The new ones are better: CTF fits to {new_angstrom:.1f} Å, {known_angstrom:.1f} Å before."
         )
-    ]
+    worth = since > WORTH_ANEW * particles or (better and since > 0.1 * particles)
+    action = (
+        "Begin anew (emflow restart PROJECT refine): poses that were wrong stay wrong in a warm start."
+        if worth
+        else ""
+    )
+    return [Judgement("Were all poses searched anew?", "warn" if worth else "pass", evidence, action)]
 
 
 def judge_convergence(iterations: int, most: int) -> Judgement:

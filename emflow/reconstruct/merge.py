@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from emflow.em.batches import in_batches
 from emflow.em.fsc import first_below, radial_average, shell_index
 from emflow.em.images import ImageSet, noise_spectra
 from emflow.em.masks import soft_sphere, solvent_mask
@@ -47,16 +48,23 @@ def accumulate(
     inverse = 1 / noise[:, plane.shell].clamp(min=1e-20)
     if rotations.ndim == 3:
         rotations, shifts_px = rotations[:, None], shifts_px[:, None]
-    at = 0
-    for part, transforms, ctf in images.batches(rows, plane):
-        here = slice(at, at + len(part))
-        at += len(part)
+
+    def add(here: slice, part: Tensor, transforms: Tensor, ctf: Tensor) -> None:
         weighted = WeightedImages.make(transforms, ctf, inverse[images.group[part].to(images.device)])
         power = weighted.power / rotations.shape[1]
-        for turned, moved in zip(rotations[here].unbind(1), shifts_px[here].unbind(1), strict=True):
-            phases = plane.phases(moved.to(images.device))
-            centred = complex_product(weighted.data, phases) / rotations.shape[1]
-            sums.add(centred, power, turned.to(images.device), plane)
+        turned, moved = rotations[here].to(images.device), shifts_px[here].to(images.device)
+        for pose in range(
+            rotations.shape[1]
+        ):  # each by itself: what is added already must not be added again
+
+            def insert(piece: slice, pose: int = pose) -> None:
+                phases = plane.phases(moved[piece, pose])
+                centred = complex_product(weighted.data[piece], phases) / rotations.shape[1]
+                sums.add(centred, power[piece], turned[piece, pose], plane)
+
+            in_batches(insert, len(part), len(part), "images in a map")
+
+    images.each(rows, plane, add, "images in a map")
     return sums
 
 

@@ -65,8 +65,8 @@ def uncertainty_columns(poses: FittedPoses, pixel_size_angstrom: float) -> dict[
 
 
 def with_columns(particles: Particles, columns: dict[str, list[str]]) -> pd.DataFrame:
-    """The particle table with new columns; all others stay as they came."""
-    return particles.table.assign(**columns).astype(object)
+    """The particle table with new columns, poses among them; all others stay as they came."""
+    return particles.table.drop(columns="emflowPoseKnown", errors="ignore").assign(**columns).astype(object)
 
 
 def fsc_tables(agreement: Agreement) -> dict[str, pd.DataFrame]:

@@ -9,6 +9,7 @@ estimate of one half reaches the other.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Callable
@@ -23,13 +24,14 @@ from emflow.em.fsc import first_below, fsc
 from emflow.em.grids import local_rotations, orientation_grid, shift_grid
 from emflow.em.images import ImageSet, noise_spectra, shell_means, spread
 from emflow.em.masks import soft_sphere, solvent_mask
-from emflow.em.pose_fit import FittedPoses, climb, fit_poses
+from emflow.em.pose_fit import FIELDS, FittedPoses, climb, fit_poses
 from emflow.em.poses import angular_distance_deg, quaternion_to_matrix
 from emflow.em.search import References, WeightedImages, search_globally, search_locally
 from emflow.em.slices import HalfPlane, Spectrum, complex_product, volume_spectrum
 from emflow.em.symmetry import symmetry_operators
 from emflow.em.volume_align import align_poses
 from emflow.em.wiener import Accumulator, fsc_to_ssnr
+from emflow.nn.ranks import Ranks
 from emflow.reconstruct.config import ReconstructRefine
 from emflow.reconstruct.images import weigh
 from emflow.reconstruct.merge import accumulate
@@ -45,6 +47,8 @@ DRAWS = 4
 """Poses drawn from each particle's posterior for the map."""
 STILL = 0.25
 """Poses that move by less than this part of their own uncertainty stand still."""
+SHIFTS_PER_DIAMETER = 30.0
+"""Coarsest grid of shifts: a quarter of the detail that the global search uses."""
 FIRST_BAND_DIAMETERS = 8.0
 """The global search uses detail down to the diameter over this, times the cube root of the symmetry's order."""
 
@@ -79,9 +83,11 @@ class State:
 class Refinement:
     """The iterations."""
 
-    def __init__(self, images: ImageSet, diameter_angstrom: float, cfg: ReconstructRefine) -> None:
-        """Prepare what does not change."""
-        self.images, self.cfg, self.device = images, cfg, images.device
+    def __init__(
+        self, images: ImageSet, diameter_angstrom: float, cfg: ReconstructRefine, ranks: Ranks = Ranks()
+    ) -> None:
+        """Prepare what does not change; ``ranks`` are the processes that the particles are divided among."""
+        self.images, self.cfg, self.device, self.ranks = images, cfg, images.device, ranks
         self.diameter_px = diameter_angstrom / images.pixel_size_angstrom
         order = len(symmetry_operators(cfg.symmetry))
         self.plane = images.plane(images.box / 2)
@@ -114,9 +120,22 @@ class Refinement:
     def run(self, state: State, keep: Callable[[State], None] = lambda state: None) -> State:
         """Iterate until nothing improves; ``keep`` is called after every iteration."""
         while not state.finished:
-            state = self.iterate(state)
-            keep(state)
+            state = self.as_first(self.iterate(state))
+            if self.ranks.first:
+                keep(state)
         return state
+
+    def as_first(self, state: State) -> State:
+        """What the first process has reached, so that all go on from the same bits."""
+        if self.ranks.count == 1:
+            return state
+        says = self.ranks.first_says
+        for half in state.halves:
+            half.volume, half.noise = says(half.volume), says(half.noise)
+            half.poses = FittedPoses(*(says(getattr(half.poses, name)) for name in FIELDS))
+        numbers = [state.filling, state.iteration, state.history, state.finished]
+        filling, iteration, history, finished = json.loads(self.ranks.first_tells(json.dumps(numbers)))
+        return State(state.halves, says(state.fsc), filling, iteration, history, finished)
 
     def iterate(self, state: State) -> State:
         """One iteration of both halves."""
@@ -132,6 +151,8 @@ class Refinement:
         curve = self.compare(raw, state.filling)
         references = self.regularise(sums, raw, curve)
         moved = self.bring_back(found[1][0], [volume for volume, _ in references])
+        # what follows from sums alone is worked out by every process; where rounding might part them, the first counts
+        moved = self.ranks.first_tells(str(int(moved))) == "1"
         if moved:
             sums[1] = self.accumulate(found[1][0])
             raw[1] = sums[1].solve()
@@ -195,31 +216,47 @@ class Refinement:
         groups = half.noise.shape[0]
         sums = torch.zeros(half.noise.shape, dtype=torch.float64, device=self.device)
         counts = torch.zeros(groups, dtype=torch.float64, device=self.device)
+        mine = self.ranks.share(len(half.rows))
         out: list[FittedPoses] = []
-        at = 0
-        for part, transforms, ctf in self.images.batches(half.rows, self.plane):
+        normal = torch.randn(len(half.rows), 1, 5, generator=random)
+
+        def find(place: slice, part: Tensor, transforms: Tensor, ctf: Tensor) -> None:
+            here = slice(mine.start + place.start, mine.start + place.stop)
             group = self.images.group[part]
             weighted = weigh(transforms, ctf, half.noise, group, self.plane)
-            here = slice(at, at + len(part))
-            at += len(part)
             inside = weighted.within(len(plane))
             if references is not None:
                 found = self._search(weighted, spectrum, references, coarse, plane)
             else:
                 last = half.poses[here].to(self.device)
                 found = fit_poses(inside, spectrum, plane, last.rotations, last.shifts_px, STEPS)
-            power = self._residual(transforms, ctf, found.drawn(1, random), spectrum, band)
+            drawn = found.spread_out(normal[here], 1)
+            power = self._residual(transforms, ctf, drawn, spectrum, band).double()
             group = group.to(self.device)
-            sums.index_add_(0, group, power.double())
-            counts.index_add_(0, group, torch.ones_like(group, dtype=torch.float64))
-            out.append(found.to(torch.device("cpu")))
-        found = FittedPoses.cat(out)
+            ones = torch.ones_like(group, dtype=torch.float64)
+            found = found.to(torch.device("cpu"))
+            sums.index_add_(0, group, power)
+            counts.index_add_(0, group, ones)
+            out.append(found)
+
+        self.images.each(half.rows[mine], self.plane, find, "images whose poses are refined")
+        sums, counts = self.ranks.add([sums, counts])
+        found = self._of_all(out, len(half.rows))
         group_operators = symmetry_operators(self.cfg.symmetry).float()
         change = angular_distance_deg(
             found.rotations[:, None], half.poses.rotations[:, None] @ group_operators
         ).amin(1)
         new = HalfState(half.rows, half.volume, spread(sums, counts), found)
         return new, change
+
+    def _of_all(self, own: list[FittedPoses], count: int) -> FittedPoses:
+        """Poses of all particles of a half, from those that each process has found."""
+        mine = self.ranks.share(count)
+        whole = [getattr(FittedPoses.unknown(count), name).zero_() for name in FIELDS]
+        if own:
+            for tensor, name in zip(whole, FIELDS, strict=True):
+                tensor[mine] = getattr(FittedPoses.cat(own), name)
+        return FittedPoses(*self.ranks.add(whole))
 
     def _search(
         self,
@@ -231,7 +268,7 @@ class Refinement:
     ) -> FittedPoses:
         """Poses from nothing: a grid at low resolution, its best halved once, the best of these climbed."""
         reach = self.cfg.shift_fraction * self.diameter_px
-        shifts = shift_grid(reach, reach / 3).to(self.device)
+        shifts = shift_grid(reach, min(reach / 3, self.diameter_px / SHIFTS_PER_DIAMETER)).to(self.device)
         near = weighted.within(len(coarse))
         poses = search_globally(near, references, coarse, shifts, 8)
         step = self.spacing_deg(float(coarse.radius[-1])) / 2
@@ -261,9 +298,18 @@ class Refinement:
         """Sums of a half's images at poses drawn from their posteriors, to Nyquist."""
         random = generator(self.cfg.seed, 4, int(self.images.half[half.rows[:1]].sum()))
         rotations, shifts = half.poses.drawn(DRAWS, random)
-        return accumulate(
-            self.images, half.rows, rotations, shifts, half.noise, self.plane, self.cfg.symmetry
+        mine = self.ranks.share(len(half.rows))
+        sums = accumulate(
+            self.images,
+            half.rows[mine],
+            rotations[mine],
+            shifts[mine],
+            half.noise,
+            self.plane,
+            self.cfg.symmetry,
         )
+        (sums.sums,) = self.ranks.add([sums.sums])
+        return sums
 
     def compare(self, raw: list[Tensor], filling: float) -> Tensor:
         """FSC of the raw half maps within the sphere, carried over to the part of it that is particle.

@@ -9,6 +9,7 @@ from emflow.device import prepare
 from emflow.io.atomic import write_text
 from emflow.io.record import Record
 from emflow.report.gather import gather
+from emflow.report.increments import figures, increments
 from emflow.report.page import render, summary_text
 from emflow.report.summary import summarise
 from emflow.step import Run, StepConfig
@@ -26,10 +27,12 @@ def report(results: Path, out: Path, /, *, run: Run = Run()) -> None:
     out
         Folder to write: index.html (opens from disk, needs nothing else) and summary.json.
     """
-    prepare(run)
+    prepare(run, gpu=False)
     with Record("report", StepConfig(), run, inputs=[results]):
         found = gather(results)
         summary = summarise(found)
+        if since := increments(found, summary):
+            summary["increments"] = figures(since)
         page = render(found, summary)
         write_text(out / "summary.json", summary_text(summary))
         write_text(out / "index.html", page)

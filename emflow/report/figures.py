@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from emflow.figure import BLUE, INK, MUTED, ORANGE, RED, figure, styled
-from emflow.io.star import floats
-from emflow.report.summary import accepted_of, numbers_of
+from emflow.io.star import floats, numbers_of
+from emflow.report.summary import accepted_of
 from emflow.validate.figures import resolution_axis
 from emflow.validate.maps import THRESHOLD
 

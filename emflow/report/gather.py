@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import pandas as pd
 import yaml
 
-from emflow.io.star import Tables, read_star
+from emflow.io.star import Tables, read_star, require_whole
 from emflow.step import EmflowError
 
 T = TypeVar("T")
@@ -122,6 +122,7 @@ def shard_files(folder: Path, *parts: str) -> list[Path]:
 def count_rows(path: Path, block: str) -> int:
     """Count the rows of a block without keeping them: particle tables may be large."""
     count, inside, in_columns = 0, False, False
+    require_whole(path)
     with open(path, encoding="utf-8") as lines:
         for raw in lines:
             line = raw.strip()
@@ -168,6 +169,8 @@ def _settings(path: Path) -> dict[str, Any]:
 def _records(folder: Path, problems: list[str]) -> dict[str, list[dict[str, Any]]]:
     records: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(folder.glob("*/*.json")):
+        if path.parent.name == "report":  # an earlier report's: the same results give the same summary
+            continue
         content = _json(path, problems, dict)
         if content is not None:
             records.setdefault(path.parent.name, []).append(content)

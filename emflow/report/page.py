@@ -11,7 +11,9 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from emflow import __version__
+from emflow.io.star import numbers_of
 from emflow.report import words
+from emflow.report.acquisition import acquisition_entry
 from emflow.report.embed import (
     ctf_figure,
     drawn_uri,
@@ -22,8 +24,9 @@ from emflow.report.embed import (
 )
 from emflow.report.figures import draw_session
 from emflow.report.gather import Results
+from emflow.report.increments import increments, verdicts
 from emflow.report.pictures import gallery
-from emflow.report.summary import Numbers, Stage, accepted_of, numbers_of, stages
+from emflow.report.summary import Numbers, Stage, accepted_of, stages
 from emflow.report.targets import compare_with_targets
 from emflow.report.validation import fsc_figure, validation_figures
 from emflow.report.variation import variation_entry
@@ -48,6 +51,7 @@ ROOM_NAMES = {
     "validate.particles": "Validation by the images",
     "validate.noise_control": "Noise control",
     "validate.states": "Validation of states",
+    "increments": "New data",
     "truth": "Against the truth",
     "cost": "Cost",
     "simulation": "Simulation",
@@ -76,6 +80,8 @@ def render(results: Results, summary: dict[str, Numbers]) -> str:
 
 def context(results: Results, summary: dict[str, Numbers]) -> dict[str, Any]:
     """Everything that the template shows."""
+    project = str(results.settings.get("project") or results.folder.resolve().name)
+    since = increments(results, summary)
     way = stages(results, summary)
     pictures = gallery(results)
     claim = next(iter(results.verdicts.get("validate", [])), None)
@@ -83,14 +89,16 @@ def context(results: Results, summary: dict[str, Numbers]) -> dict[str, Any]:
         yaml.safe_dump(results.settings, sort_keys=False, allow_unicode=True) if results.settings else ""
     )
     return {
-        "project": results.settings.get("project") or results.folder.resolve().name,
+        "project": project,
         "version": __version__,
         "css": (Path(__file__).parent / "page.css").read_text(encoding="utf-8"),
+        "acquisition": acquisition_entry(results),
         "headline": headline(summary, way, claim["verdict"] if claim else "pass"),
         "claim": claim,
         "sample": {k: v for k, v in (results.settings.get("sample") or {}).items() if v is not None},
         "summary": summary,
-        "verdicts": _verdicts(results),
+        "verdicts": _verdicts(results, verdicts(since, project)),
+        "since": since,
         "stages": _bars(way),
         "pictures": [picture_entry(p) for p in pictures],
         "set_aside": _rows(
@@ -151,10 +159,10 @@ def headline(summary: dict[str, Numbers], way: list[Stage], answer: str = "pass"
     return f"{words.plural(found, 'micrograph')} found; no particles picked yet."
 
 
-def _verdicts(results: Results) -> list[dict[str, str]]:
+def _verdicts(results: Results, since: list[dict[str, str]]) -> list[dict[str, str]]:
     rows = [
         {"room": room, "question": "", "evidence": "", "action": "", **row}
-        for room, listed in results.verdicts.items()
+        for room, listed in [*results.verdicts.items(), ("increments", since)]
         for row in listed
     ]
     return sorted(rows, key=lambda row: RANK.get(row["verdict"], 2))

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from matplotlib.image import imsave
 from scipy import ndimage
 
 from emflow.em.fourier import fourier_resize
+from emflow.io.examples import choose
 from emflow.io.image import read_image
 from emflow.io.mrc import map_mrc
-from emflow.io.star import Tables, floats, read_star
+from emflow.io.star import Tables, floats, numbers_of, read_star
 from emflow.report.gather import Results, shard_files
-from emflow.report.summary import accepted_of, numbers_of
+from emflow.report.summary import accepted_of
 from emflow.step import EmflowError
 
 WIDTH_PX = 620
@@ -58,35 +58,6 @@ class MicrographPicture:
     pixel_size_angstrom: float | None
 
 
-def choose(table: pd.DataFrame, count: int = 6) -> list[tuple[int, str]]:
-    """Choose rows that show the range of a session, and say why each is shown.
-
-    The best, middle and worst CTF fit, most and fewest picks, the largest masked area; then the next by CTF
-    fit, until there are ``count``. Where nothing has been fitted, the first ones.
-    """
-    fit, picks, masked = (
-        numbers_of(table, c) for c in ("rlnCtfMaxResolution", "emflowPickCount", "emflowMaskedFraction")
-    )
-    by_fit, by_picks = (np.argsort(v, kind="stable")[: np.isfinite(v).sum()].tolist() for v in (fit, picks))
-    by_mask = [row for row in np.argsort(-masked, kind="stable").tolist() if masked[row] > 0]
-    middle = len(by_fit) // 2
-    orders = [
-        (by_fit, "best CTF fit"),
-        (by_fit[middle:] + by_fit[:middle][::-1], "median CTF fit"),
-        (by_fit[::-1], "worst CTF fit"),
-        (by_picks[::-1], "many picks"),
-        (by_picks, "few picks"),
-        (by_mask, "large masked area"),
-        *[(by_fit or list(range(len(table))), "")] * count,
-    ]
-    chosen: dict[int, str] = {}
-    for order, why in orders:
-        row = next((row for row in order if row not in chosen), None)
-        if row is not None and len(chosen) < count:
-            chosen[row] = why
-    return list(chosen.items())
-
-
 def gallery(results: Results, count: int = 6) -> list[MicrographPicture]:
     """Read and draw a few micrographs with their picks."""
     table = results.micrographs
@@ -109,7 +80,7 @@ def gallery(results: Results, count: int = 6) -> list[MicrographPicture]:
         try:
             image = read_image(name)
             jpeg, shape = micrograph_jpeg(image, pixel, diameter), image.shape
-            restored = results.path("denoise", "images", f"{identity}.mrc")
+            restored = _denoised(results, identity)
             if restored is not None:
                 raw, denoised = (plain_jpeg(part, pixel, diameter) for part in (image, read_image(restored)))
         except (EmflowError, OSError) as error:
@@ -137,6 +108,12 @@ def gallery(results: Results, count: int = 6) -> list[MicrographPicture]:
             )
         )
     return pictures
+
+
+def _denoised(results: Results, identity: str) -> Path | None:
+    """The denoised image: that of the shown micrographs, or of all where they are kept."""
+    shown = results.path("denoise", "shown", "images", f"{identity}.mrc")
+    return shown or results.path("denoise", "images", f"{identity}.mrc")
 
 
 def micrograph_jpeg(

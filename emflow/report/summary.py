@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from emflow.io.star import numbers_of
 from emflow.report.gather import Results, count_rows, shard_files
 
 Numbers = dict[str, Any]
@@ -24,13 +25,6 @@ class Stage:
     unit: str
     lost: list[tuple[str, int]]
     """Why how many did not come from the stage before."""
-
-
-def numbers_of(table: pd.DataFrame, column: str) -> np.ndarray:
-    """Return a column as float64; what is no number (``None`` where a step failed) is NaN."""
-    if column not in table:
-        return np.full(len(table), np.nan)
-    return pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=np.float64)
 
 
 def accepted_of(table: pd.DataFrame) -> np.ndarray:
@@ -49,9 +43,11 @@ def summarise(results: Results) -> dict[str, Numbers]:
     """
     table = results.micrographs
     summary: dict[str, Numbers] = {"session": _session(results), "ctf": _ctf(table), "pick": _pick(table)}
-    summary["extract"] = _extract(results)
+    summary["extract"] = counted = _extract(results)
     for name, numbers in results.metrics.items():
         summary[name] = {**summary.get(name, {}), **numbers}
+    if "particles_since_map" in counted:  # what extract join wrote is of an earlier day
+        summary["extract"] |= counted
     summary["cost"] = _cost(results)
     summary["simulation"] = results.facts
     return {name: {k: _plain(v) for k, v in numbers.items()} for name, numbers in summary.items() if numbers}
@@ -120,9 +116,12 @@ def _extract(results: Results) -> Numbers:
         path = results.path(*parts, "particles.star")
         if path is not None:
             numbers[name] = results.attempt(functools.partial(count_rows, path, "particles"), 0)
-    shards = shard_files(results.folder, "extract")
-    if shards and "particles" not in numbers:
+    shards, joined = shard_files(results.folder, "extract"), results.path("extract", "particles.star")
+    grown = joined is not None and any(p.stat().st_mtime_ns > joined.stat().st_mtime_ns for p in shards)
+    if shards and (joined is None or grown):  # a session that is still going on
         count = results.attempt(lambda: sum(count_rows(p, "particles") for p in shards), 0)
+        if count > numbers.get("particles", 0) and grown:
+            numbers["particles_since_map"] = count - numbers["particles"]
         numbers["particles"] = count
     return numbers
 
@@ -168,7 +167,9 @@ def stages(results: Results, summary: dict[str, Numbers]) -> list[Stage]:
     used = _used(results)
     lost = []
     if used is not None and extracted is not None and extracted > used:
-        lost = [("left out of the refinement", extracted - used)]
+        since = min(extract.get("particles_since_map", 0), extracted - used)
+        kinds = {"came since the map was made": since, "left out of the refinement": extracted - used - since}
+        lost = [(kind, count) for kind, count in kinds.items() if count]
     stages.append(Stage("in the map", used, "particles", lost))
     return stages
 

@@ -11,10 +11,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from emflow.figure import CLASSES, figure, styled
-from emflow.io.star import read_star
+from emflow.io.star import numbers_of, read_star
 from emflow.report.embed import data_uri, drawn_uri
 from emflow.report.gather import Results
-from emflow.report.summary import numbers_of
 
 MOST_POINTS = 5000
 NAMES = {

@@ -10,7 +10,14 @@ import pandas as pd
 
 from emflow.io.image import header_pixel_size, is_restored, read_image
 from emflow.io.journal import Journal, result_key
-from emflow.io.micrographs import SET_ASIDE_COLUMNS, Micrographs, for_each, load_micrographs, optics_facts
+from emflow.io.micrographs import (
+    SET_ASIDE_COLUMNS,
+    Micrographs,
+    for_each,
+    load_micrographs,
+    optics_facts,
+    require_folder,
+)
 from emflow.io.record import Record, verdict, write_metrics, write_verdicts
 from emflow.io.star import concat, read_star, write_star
 from emflow.session.check import Fault, Peer, assign_halves, compare, measure
@@ -55,6 +62,8 @@ def find(
 def check(micrographs: Path, out: Path, /, *, cfg: SessionCheck = SessionCheck(), run: Run = Run()) -> None:
     """Read each micrograph once; set bad ones aside; assign half-sets; detect the contrast.
 
+    A micrograph that vanished after it was read, because it was archived, stays what it was.
+
     Parameters
     ----------
     micrographs
@@ -65,9 +74,12 @@ def check(micrographs: Path, out: Path, /, *, cfg: SessionCheck = SessionCheck()
     images = load_micrographs(micrographs, cfg)
     with Record("session.check", cfg, run, inputs=[micrographs]) as record:
         journal = Journal(out.with_name(f".{out.stem}.journal"))
-        faults = find_gone(images)
-        results = _look(images, faults, journal, cfg)
         stored = [journal.get(f"half {images.identity(row)}", "half") for row in range(len(images))]
+        gone, faults = find_gone(images)
+        for row in gone:
+            if stored[row] is None:  # of one that was accepted before, its results stay
+                require_folder(images, row)
+        results = _look(images, gone, faults, journal, cfg, run)
         faults |= compare(_peers(images, results, stored), cfg)
         kept = [row for row in sorted(results) if row not in faults]
         halves = _halves(images, kept, stored, journal)
@@ -83,9 +95,17 @@ def check(micrographs: Path, out: Path, /, *, cfg: SessionCheck = SessionCheck()
 
 
 def _look(
-    images: Micrographs, faults: dict[int, Fault], journal: Journal, cfg: SessionCheck
+    images: Micrographs,
+    gone: dict[int, Fault],
+    faults: dict[int, Fault],
+    journal: Journal,
+    cfg: SessionCheck,
+    run: Run,
 ) -> dict[int, dict[str, Any]]:
-    """Read the pixels of all that are there, each once; results by row. Adds to ``faults``."""
+    """Read the pixels of all that are there, each once; results by row. Adds to ``faults``.
+
+    Of those that are gone, what was read before stays good.
+    """
     rows = [row for row in range(len(images)) if row not in faults]
     part = Micrographs(images.table.iloc[rows].reset_index(drop=True), images.optics)
     own = SessionCheck(max_blank_fraction=cfg.max_blank_fraction)  # all that a measurement depends on
@@ -95,6 +115,8 @@ def _look(
 
     def work(place: int) -> dict[str, Any]:
         name = part.name(place)
+        if rows[place] in gone:
+            raise EmflowError(f"{name}: {gone[rows[place]].reason}")
         if is_restored(name):
             return {
                 "set_aside": "its header says that the pixels were denoised or restored",
@@ -114,10 +136,11 @@ def _look(
     def key(place: int) -> str:
         return result_key(own, part.facts(place).pixel_size_angstrom if weighs(place) else None)
 
-    results, aside = for_each(part, work, journal, key)
+    results, aside = for_each(part, work, journal, key, run.image_limit_minutes)
     row_of = {part.identity(place): row for place, row in enumerate(rows)}
     for identity, reason, expected in aside[SET_ASIDE_COLUMNS[1:]].itertuples(index=False):
-        faults[row_of[identity]] = Fault(reason, expected or "a sound image, MRC or TIFF")
+        row = row_of[identity]
+        faults[row] = gone.get(row) or Fault(reason, expected or "a sound image, MRC or TIFF")
     return {rows[place]: result for place, result in results.items()}
 
 

@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import fft
 
 BANDS_ANGSTROM = (4.0, 6.0, 9.0, 13.0, 20.0, 30.0)
 """Standard deviations of the Gaussian low-passes."""
@@ -38,6 +37,8 @@ def skewness(image: np.ndarray, pixel_size_angstrom: float) -> tuple[list[float]
     pixel_size_angstrom
         Pixel size, in ångström.
     """
+    from scipy import fft  # select and join, a job for each shard, never need it
+
     factor = max(1, int(3.0 / pixel_size_angstrom))
     height, width = (side // factor * factor for side in image.shape)
     if min(height, width) < 32 * factor:

@@ -17,6 +17,8 @@ class Member:
 
 
 Shards = list[list[Member]]
+VANISHED = "-1"
+"""Size of a file that is listed but not there."""
 
 
 def append(
@@ -45,9 +47,12 @@ def append(
     out = [list(shard) for shard in shards]
     places = {m.identity: (i, j) for i, shard in enumerate(out) for j, m in enumerate(shard)}
     listed = {member.name for member in seen}
+    stored = {member.name for shard in out for member in shard}
     fresh: dict[str, Member] = {}
     for member in seen:
         identity = member.identity
+        if member.columns.get("emflowSize") == VANISHED and member.name in stored:
+            continue  # a list still names it: it keeps the entry of the time when it was there
         holder = _holder(identity, out, places, fresh)
         if holder is not None and holder.name != member.name:
             if identity in places and holder.name not in listed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +12,14 @@ import pandas as pd
 from emflow.io.incoming import HALF_SUMS, NothingFoundError, list_micrographs
 from emflow.io.listing import stat_file
 from emflow.io.micrographs import SET_ASIDE_COLUMNS, Micrographs
+from emflow.io.sessions import list_sessions, refuse_regrouped
 from emflow.io.shards import Shard, as_text, read_shards, shard_path, write_shard
 from emflow.io.star import read_star
 from emflow.session.check import Fault
 from emflow.session.config import SessionFind, SessionSelect
 from emflow.session.find import Member, append
 from emflow.session.join import Contrast
-from emflow.step import EmflowError
+from emflow.step import EmflowError, Session
 
 log = logging.getLogger("emflow")
 
@@ -26,13 +27,14 @@ LIST_COLUMNS = ("emflowSize", "emflowMtimeNs")
 
 
 def find_session(
-    micrographs: str | None,
+    micrographs: str | Sequence[str | Session] | None,
     folder: Path,
     cfg: SessionFind,
     *,
     even: str | None = None,
     odd: str | None = None,
     write: bool = True,
+    ready: Collection[tuple[str, int, int]] | None = None,
 ) -> list[Shard]:
     """Find the session's micrographs (name, size and time; no pixel) and bring the shards' lists up to date.
 
@@ -47,6 +49,9 @@ def find_session(
         Where the lists are stored.
     write
         False computes the lists as they would be and changes nothing (dry run).
+    ready
+        Name, size and time (ns) of the files that may be taken; new files beside them are still being written,
+        and left alone. None takes all.
 
     Returns
     -------
@@ -61,20 +66,37 @@ def find_session(
     if not micrographs:
         raise EmflowError("input.micrographs is not set: give a folder, a glob, a text list or a STAR table.")
     try:
-        table, optics = list_micrographs(micrographs, cfg, even, odd)
+        if isinstance(micrographs, str):
+            table, optics = list_micrographs(micrographs, cfg, even, odd)
+        else:
+            table, optics = _sessions(micrographs, stored, cfg, even, odd)
     except NothingFoundError:
         if not stored:
             raise
-        log.warning("'%s' shows no micrograph now; the stored list is kept.", micrographs)
+        log.warning("input.micrographs shows no micrograph now (%s); the stored list is kept.", micrographs)
         return stored
     optics = as_text(optics)
     before = [_members(shard.table) for shard in stored]
-    after = append(before, _members(table), cfg.shard_size, refresh=tuple(HALF_SUMS))
+    seen = _members(table)
+    if ready is not None:
+        seen = _ready(seen, ready, {member.identity for shard in before for member in shard})
+        if not (seen or stored):
+            raise EmflowError(
+                f"'{micrographs}': emflow watch holds no micrograph ready yet; wait, or stop it."
+            )
+    after = append(before, seen, cfg.shard_size, refresh=tuple(HALF_SUMS))
     shards = []
+    settled: dict[tuple[object, ...], tuple[pd.DataFrame, bool]] = {}
     for number, members in enumerate(after, start=1):
         old = stored[number - 1] if number <= len(stored) else None
-        groups = _groups(optics, old, {member.columns["rlnOpticsGroup"] for member in members})
-        if old is not None and members == before[number - 1] and groups.equals(old.optics):
+        used = {member.columns["rlnOpticsGroup"] for member in members}
+        # most shards have the same optics: hundreds of equal small tables are joined and compared once
+        kind = (frozenset(used), *([] if old is None else (*old.optics, *old.optics.to_numpy().ravel())))
+        if kind not in settled:
+            groups = _groups(optics, old, used)
+            settled[kind] = groups, old is not None and groups.equals(old.optics)
+        groups, same = settled[kind]
+        if old is not None and same and members == before[number - 1]:
             shards.append(old)
             continue
         shards.append(
@@ -85,6 +107,39 @@ def find_session(
             if shard.changed:
                 write_shard(shard)
     return shards
+
+
+def _sessions(
+    sessions: Sequence[str | Session],
+    stored: Sequence[Shard],
+    cfg: SessionFind,
+    even: str | None,
+    odd: str | None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Several sessions as one table, each with the optics group that it has had."""
+    known: dict[str, str] = {}
+    groups: dict[str, str] = {}
+    for shard in stored:
+        if "rlnOpticsGroupName" in shard.optics:
+            known |= dict(
+                zip(shard.optics["rlnOpticsGroupName"], shard.optics["rlnOpticsGroup"], strict=True)
+            )
+        groups |= dict(zip(shard.table["emflowMicrographId"], shard.table["rlnOpticsGroup"], strict=True))
+    table, optics = list_sessions(sessions, cfg, even, odd, known)
+    refuse_regrouped(groups, table)
+    return table, optics
+
+
+def _ready(
+    seen: list[Member], ready: Collection[tuple[str, int, int]], known: Collection[str]
+) -> list[Member]:
+    """Those that are ready, and those that were taken before, wherever they are now."""
+    return [
+        member
+        for member in seen
+        if member.identity in known
+        or (member.name, *(int(member.columns[column]) for column in LIST_COLUMNS)) in ready
+    ]
 
 
 def _groups(optics: pd.DataFrame, old: Shard | None, used: set[str]) -> pd.DataFrame:
@@ -99,12 +154,10 @@ def _groups(optics: pd.DataFrame, old: Shard | None, used: set[str]) -> pd.DataF
 
 
 def _members(table: pd.DataFrame) -> list[Member]:
-    members = []
-    for row in table.to_dict("records"):
-        columns = {str(key): str(value) for key, value in row.items() if key != "emflowShard"}
-        name, identity = columns.pop("rlnMicrographName"), columns.pop("emflowMicrographId")
-        members.append(Member(name, identity, columns))
-    return members
+    own = ("rlnMicrographName", "emflowMicrographId")
+    names = [str(name) for name in table if name not in (*own, "emflowShard")]
+    rows = zip(*(map(str, table[name].tolist()) for name in (*own, *names)), strict=True)
+    return [Member(name, identity, dict(zip(names, values, strict=True))) for name, identity, *values in rows]
 
 
 def _table(members: list[Member], number: int) -> pd.DataFrame:
@@ -121,13 +174,13 @@ def _table(members: list[Member], number: int) -> pd.DataFrame:
     return pd.DataFrame(rows, dtype=object).fillna("None")
 
 
-def find_gone(images: Micrographs) -> dict[int, Fault]:
-    """Find files that vanished, or are no longer what was listed."""
-    faults = {}
+def find_gone(images: Micrographs) -> tuple[dict[int, Fault], dict[int, Fault]]:
+    """Find files that are not what was listed any more: those that vanished, and those that changed, by row."""
+    gone, faults = {}, {}
     for row in range(len(images)):
         now = stat_file(images.name(row))
         if now is None or now.size < 0:
-            faults[row] = Fault("no such file: it vanished, or a link is broken", "the file that was listed")
+            gone[row] = Fault("no such file: it vanished, or a link is broken", "the file that was listed")
         elif set(LIST_COLUMNS) <= set(images.table.columns):
             listed = tuple(str(images.table[column].iloc[row]) for column in LIST_COLUMNS)
             if listed != (str(now.size), str(now.mtime_ns)):
@@ -136,7 +189,7 @@ def find_gone(images: Micrographs) -> dict[int, Fault]:
                     "its new version has an entry of its own",
                     "an unchanged file",
                 )
-    return faults
+    return gone, faults
 
 
 def read_step(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -103,7 +103,7 @@ def score(
     from emflow.simulate.score_denoise import score_denoise
     from emflow.simulate.score_latents import score_latents
 
-    emflow.device.prepare(run)
+    emflow.device.prepare(run, gpu=False)
     known = inputs.read_truth(truth)
     facts = next(p for p in (truth / "facts.json", truth / "truth" / "facts.json") if p.exists())
     with Record("simulate.score", cfg, run, inputs=[facts]):

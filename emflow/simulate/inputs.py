@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from emflow.io.atoms import read_atoms
 from emflow.io.mrc import read_header, read_mrc
 from emflow.io.particle_images import read_mended
 from emflow.io.particles import Particles, ctf_of, load_particles
+from emflow.io.record import read_json
 from emflow.io.star import concat, floats, integers, read_star, read_table
 from emflow.simulate.bodies import BodyVolumes
 from emflow.simulate.ensemble import Motion, State
@@ -47,7 +47,7 @@ def read_truth(folder: Path) -> Truth:
         raise EmflowError(
             f"{folder.parent}: holds no facts.json; expected the folder truth/ of `emflow simulate session`."
         )
-    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+    facts = read_json(folder / "facts.json")
     particles = read_table(folder / "particles.star", "particles")
     angles = _columns(particles, "rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
     positions = _positions(particles)
@@ -102,7 +102,7 @@ class Variation:
 def read_variation(folder: Path, known: Truth) -> Variation:
     """Read what differs between the true particles, and how to make any one's volume."""
     folder = folder if (folder / "facts.json").exists() else folder / "truth"
-    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+    facts = read_json(folder / "facts.json")
     table = read_table(folder / "particles.star", "particles")
     names = [f"emflowCoordinate{k}" for k in (1, 2) if f"emflowCoordinate{k}" in table]
     angles = _columns(table, *names) if names else np.zeros((len(table), 0))
@@ -261,7 +261,7 @@ def read_number(path: Path, name: str) -> float | None:
     """One figure of a metrics.json; None where the file or the figure is missing."""
     if not path.exists():
         return None
-    value = json.loads(path.read_text(encoding="utf-8")).get(name)
+    value = read_json(path).get(name)
     return None if value is None else float(value)
 
 

@@ -94,7 +94,7 @@ def maps(
     reconstruct
         Folder of the reconstruction, whose verdicts are taken into account.
     """
-    device = prepare(run)
+    device = prepare(run, gpu=False)
     given = [path for path in (half1, half2, map_, mask, model, particles) if path is not None]
     with Record("validate.maps", cfg, run, inputs=given):
         headers = [read_header(half1), read_header(half2)]
@@ -147,7 +147,7 @@ def states(
     mask
         Mask with values 0 to 1 (MRC); by default each state's own.
     """
-    device = prepare(run)
+    device = prepare(run, gpu=False)
     with Record("validate.states", cfg, run, inputs=[analysis / "latents.star"]):
         found = [judge_state(state, cfg) for state in read_states(analysis, mask, cfg, device)]
         judgement = judge_states(found)
@@ -183,7 +183,7 @@ def local(
     *maps_, out = paths
     if len(maps_) == 1 and cfg.method != "monogenic":
         raise EmflowError(f"{maps_[0]}: one map alone has no FSC; give two half maps, or --method monogenic.")
-    device = prepare(run)
+    device = prepare(run, gpu=False)
     given = [path for path in (*maps_, map_, mask) if path is not None]
     with Record("validate.local", cfg, run, inputs=given):
         halves, noise = None, None
@@ -271,7 +271,7 @@ def noise_control(
     half2
         The other half.
     """
-    device = prepare(run)
+    device = prepare(run, gpu=False)
     halves = (half1, half2) if half1 and half2 else None
     with Record("validate.noise_control", cfg, run, inputs=[star, *(halves or ())]):
         write_control(out, star, read_data(star), control_start(cfg, halves, device), cfg.seed)
@@ -300,7 +300,7 @@ def noise_compare(
     mask
         Mask with values 0 to 1 (MRC); by default one is made from the mean of the halves.
     """
-    device = prepare(run)
+    device = prepare(run, gpu=False)
     pairs = [(folder / "half1.mrc", folder / "half2.mrc") for folder in (refined, control)]
     with Record("validate.noise_compare", cfg, run, inputs=[path for pair in pairs for path in pair]):
         halves, _, voxel = read_pair(pairs[0], cfg.voxel_size_angstrom, device)

@@ -10,17 +10,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from emflow.em.batches import in_batches
 from emflow.em.fsc import first_below, fsc
 from emflow.em.images import shell_means
 from emflow.em.masks import spherical_part
-from emflow.em.slices import HalfPlane, volume_spectrum
+from emflow.em.slices import HalfPlane, Spectrum, volume_spectrum
 from emflow.validate.maps import THRESHOLD
 from emflow.validate.subsets import QUARTERS, Posed, Quarters
 
+_BATCH = 256
+_NOISE_IMAGES = 256
+"""Images that tell how much of the images' power is signal."""
+_WHAT = "images compared with half maps"
 _PAIRS = math.sqrt(2)
 """Each pair of images counts from both sides, once by way of each one's map: the spread of the mean is √2 larger."""
 
@@ -111,23 +117,66 @@ def compare_images(posed: Posed, quarters: Quarters, mask: Tensor) -> Agreement:
         shaped = [volume_spectrum(volume, float(plane.radius[-1])) for volume in aspherical]
         for half in (0, 1):
             rows = quarters.rows[half][quarter].sort().values
-            for part in rows.split(256):
-                centred, ctf = posed.centred(part, plane)
-                rotations = posed.rotations[part].to(device)
-                predicted = [
-                    spectra[which].slices(rotations, plane) * ctf[:, None] for which in (half, 1 - half)
-                ]
-                rings, power = ring_correlations(centred, predicted, plane)
-                moments += torch.cat([rings.sum(0), rings.square().sum(0)])
-                powers += power.sum(0)
-                if noise is None:
-                    noise = (quarters.noise - power[:, 1].mean(0).float()).maximum(0.1 * quarters.noise)
-                weight = (wanted / noise)[posed.images.group[part].to(device)][:, plane.shell]
-                shape = shaped[1 - half].slices(rotations, plane) * ctf[:, None]
-                found, most = matched_filter(centred, shape, wanted[plane.shell], weight)
-                score[part], expected[part] = found.cpu(), most.cpu()
+            pair = spectra[half], spectra[1 - half]
+            if noise is None:
+                first = rows[:_NOISE_IMAGES]
+                power_of = partial(_power_of_other, posed, plane, first, pair)
+                shared = torch.stack(in_batches(power_of, len(first), _BATCH, _WHAT)).sum(0) / len(first)
+                noise = (quarters.noise - shared.float()).maximum(0.1 * quarters.noise)
+            compare = partial(_compare, posed, plane, rows, (*pair, shaped[1 - half]), (wanted, noise))
+            batches = in_batches(compare, len(rows), _BATCH, _WHAT)
+            score[rows] = torch.cat([batch.score for batch in batches])
+            expected[rows] = torch.cat([batch.expected for batch in batches])
+            for batch in batches:
+                moments += batch.moments
+                powers += batch.powers
     rings_of = _curves(moments.cpu(), powers.cpu(), count, quarters)
     return Agreement(rings_of, score, expected)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What one batch of images adds."""
+
+    moments: Tensor
+    powers: Tensor
+    score: Tensor
+    expected: Tensor
+
+
+def _power_of_other(
+    posed: Posed, plane: HalfPlane, rows: Tensor, maps: tuple[Spectrum, Spectrum], here: slice
+) -> Tensor:
+    """Power by ring that some images share with the second of two maps, summed over the images; (S,)."""
+    centred, ctf = posed.centred(rows[here], plane)
+    rotations = posed.rotations[rows[here]].to(ctf.device)
+    predicted = [spectrum.slices(rotations, plane) * ctf[:, None] for spectrum in maps]
+    return ring_correlations(centred, predicted, plane)[1][:, 1].sum(0)
+
+
+def _compare(
+    posed: Posed,
+    plane: HalfPlane,
+    rows: Tensor,
+    maps: tuple[Spectrum, Spectrum, Spectrum],
+    weights: tuple[Tensor, Tensor],
+    here: slice,
+) -> _Batch:
+    """Compare some images with the map of their half, of the other, and the other's without what is spherical.
+
+    ``weights`` are the Wiener weights (S,) and the noise (G, S).
+    """
+    part = rows[here]
+    wanted, noise = weights
+    centred, ctf = posed.centred(part, plane)
+    rotations = posed.rotations[part].to(ctf.device)
+    predicted = [spectrum.slices(rotations, plane) * ctf[:, None] for spectrum in maps[:2]]
+    rings, power = ring_correlations(centred, predicted, plane)
+    weight = (wanted / noise)[posed.images.group[part].to(ctf.device)][:, plane.shell]
+    shape = maps[2].slices(rotations, plane) * ctf[:, None]
+    found, most = matched_filter(centred, shape, wanted[plane.shell], weight)
+    moments = torch.cat([rings.sum(0), rings.square().sum(0)])
+    return _Batch(moments, power.sum(0), found.cpu(), most.cpu())
 
 
 def wiener_weights(curve: Tensor, shells: int) -> Tensor:

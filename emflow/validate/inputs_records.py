@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from emflow.io.mrc import read_mrc
+from emflow.io.record import read_json
 from emflow.io.star import integers, read_star
 from emflow.step import EmflowError
 
@@ -100,8 +101,7 @@ def _verdict(path: Path, words: str) -> bool | None:
     """Answer of the verdict whose question holds the words."""
     if not path.is_file():
         return None
-    rows = json.loads(path.read_text(encoding="utf-8"))
-    for row in rows:
+    for row in read_json(path):
         if words in row.get("question", ""):
             return {"pass": True, "fail": False}.get(row.get("verdict", ""))
     return None

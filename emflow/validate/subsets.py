@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from emflow.device import generator
+from emflow.em.batches import in_batches
 from emflow.em.fourier import good_size
 from emflow.em.images import ImageSet, noise_spectra
 from emflow.em.search import WeightedImages
@@ -139,6 +140,11 @@ def insert(posed: Posed, rows: Tensor, noise: Tensor, plane: HalfPlane, sums: Ac
     inverse = 1 / noise[:, plane.shell].clamp(min=1e-20)
     images = posed.images
     for part in rows.sort().values.split(256):
-        centred, ctf = posed.centred(part, plane)
-        weighted = WeightedImages.make(centred, ctf, inverse[images.group[part].to(images.device)])
-        sums.add(weighted.data, weighted.power, posed.rotations[part].to(images.device), plane)
+
+        def add_some(here: slice, part: Tensor = part) -> None:
+            own = part[here]
+            centred, ctf = posed.centred(own, plane)
+            weighted = WeightedImages.make(centred, ctf, inverse[images.group[own].to(images.device)])
+            sums.add(weighted.data, weighted.power, posed.rotations[own].to(images.device), plane)
+
+        in_batches(add_some, len(part), len(part), "images in a map")

@@ -73,9 +73,9 @@ def train_filler(
     that the regression stays the median's (A. Kendall & Y. Gal, NeurIPS 2017, for the second term).
     """
 
-    def loss_of(net: nn.Module, step: int) -> Tensor:
+    def loss_of(net: nn.Module, step: int, part: slice) -> Tensor:
         rng = generator(cfg.seed, 41, step)
-        planes = crops(slices, filler.factor, cfg.batch, cfg.crop_px, rng).to(device)
+        planes = crops(slices, filler.factor, cfg.batch, cfg.crop_px, rng)[part].to(device)
         rows, missing = divide(planes, filler.factor)
         target = fold((missing - between(rows, filler.factor)) / filler.spread)
         out = net(neighbours(rows).contiguous(memory_format=torch.channels_last))
@@ -83,9 +83,9 @@ def train_filler(
         log_scale = log_scale.clamp(*LOG_SCALE)
         error = (target - residual).abs()
         likelihood = error.detach() * torch.exp(-log_scale) + log_scale
-        return error.mean() + 0.2 * likelihood.mean()
+        return (error.mean() + 0.2 * likelihood.mean()) * (len(planes) / cfg.batch)
 
-    plan = Plan(cfg.steps, cfg.learning_rate, averaging=0.995)
+    plan = Plan(cfg.steps, cfg.batch, cfg.learning_rate, averaging=0.995)
     network = train(filler.network, loss_of, plan, checkpoint).network
     assert isinstance(network, UNet)
     return network

@@ -103,8 +103,13 @@ def test_same_bytes_again_and_nothing_done_twice(
     images[1].unlink()  # an image that was removed is made again, it alone
     command.apply(session, out)
     assert len(calls) == 1
+    whole = images[0].read_bytes()
+    images[0].write_bytes(whole[:5000])  # and so is one that was cut short
+    command.apply(session, out)
+    assert len(calls) == 2
+    assert images[0].read_bytes() == whole
     command.apply(session, out, cfg=DenoiseApply(weights=str(other_model(tmp_path))))
-    assert len(calls) == 4  # other weights: all anew
+    assert len(calls) == 5  # other weights: all anew
 
 
 def other_model(folder: Path, widths: tuple[int, ...] = (4, 6)) -> Path:
@@ -120,6 +125,16 @@ def other_model(folder: Path, widths: tuple[int, ...] = (4, 6)) -> Path:
         facts={"scale": scale},
     )
     return folder / "other.safetensors"
+
+
+def test_only_examples_are_denoised_where_few_are_asked_for(session: Path, tmp_path: Path) -> None:
+    out = tmp_path / "shown" / "micrographs.star"
+    for count in (2, 1):
+        command.apply(session, out, examples=count)
+        table = read_star(out)["micrographs"]
+        names = sorted(Path(name) for name in table["emflowDenoisedName"])
+        assert len(names) == count
+        assert sorted((tmp_path / "shown" / "images").glob("*")) == names, "those of others are removed"
 
 
 def test_wrong_models_are_refused(session: Path, tmp_path: Path) -> None:

@@ -160,6 +160,27 @@ def test_unreadable_micrograph_is_set_aside() -> None:
     out = run()
     assert out["particles"]["emflowParticleId"].tolist() == ["p2"]
     assert out["set_aside"]["emflowMicrographId"].tolist() == ["id-a"]
+    command.join(Path("extract/shard_00001.star"), Path("extract/particles.star"), cfg=ExtractJoin())
+    last = json.loads(Path("extract/verdicts.json").read_text())[-1]
+    assert (last["verdict"], "a.mrc" in last["evidence"]) == ("warn", True), "the report shows it"
+
+
+def test_a_micrograph_on_which_the_process_died_twice_is_set_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(self: outputs.Shard, row: int) -> tuple[np.ndarray, dict]:
+        if self.micrographs.name(row) == "a.mrc":
+            raise MemoryError
+        return cut(self, row)
+
+    cut = outputs.Shard.cut
+    monkeypatch.setattr(outputs.Shard, "cut", dies)
+    for _ in range(2):
+        with pytest.raises(MemoryError):
+            run()
+    assert run()["particles"]["emflowParticleId"].tolist() == ["p2"]
+    monkeypatch.setattr(outputs.Shard, "cut", cut)
+    assert "MemoryError" in run()["set_aside"]["emflowReason"].iloc[0], "it is not tried any more"
+    Path("extract/.shard_00001.deaths").unlink()
+    assert len(run()["particles"]) == 3, "until its deaths are forgotten"
 
 
 def test_without_a_ctf_nothing_is_extracted() -> None:
@@ -246,6 +267,64 @@ def test_recentre_takes_only_its_shard() -> None:
     write_star("ctf.star", ctf)
     command.recenter(Path("extract/shard_00001.star"), Path("ctf.star"), Path("fine.star"), cfg=FINE)
     assert read_star("fine.star")["particles"]["emflowParticleId"].tolist() == ["p2"]
+
+
+def test_particles_of_micrographs_without_poses_are_cut_on_their_picks() -> None:
+    write_star("select.star", read_star("ctf.star"))  # c is accepted
+    run()
+    joined = read_star("extract/shard_00001.star")
+    first = joined["particles"][joined["particles"]["emflowMicrographId"] == "id-a"].iloc[:1]
+    pose = {"rlnAngleRot": "10", "rlnAngleTilt": "20", "rlnOriginXAngst": "4", "rlnOriginYAngst": "0"}
+    write_star("posed.star", {**joined, "particles": first.assign(**pose)})
+    picked = Path("extract/shard_00001.star")
+    command.recenter(
+        Path("posed.star"), Path("ctf.star"), Path("fine/shard_00001.star"), picked=picked, cfg=FINE
+    )
+    fine = read_star("fine/shard_00001.star")["particles"]
+    # p3 is of a micrograph that has poses, and not among them: it was removed
+    assert fine["emflowParticleId"].tolist() == ["p0", "p2", "p4"]
+    assert fine["emflowPoseKnown"].tolist() == ["1", "0", "0"]
+    assert fine["rlnAngleTilt"].tolist() == ["20", "0", "0"]
+    assert fine["rlnCoordinateX"].tolist() == ["48", "40", "64"]
+    assert fine["rlnRandomSubset"].tolist() == ["1", "2", "1"]
+    known = joined["particles"].assign(**pose)
+    write_star("all.star", {**joined, "particles": known})
+    command.recenter(
+        Path("all.star"), Path("ctf.star"), Path("all/shard_00001.star"), picked=picked, cfg=FINE
+    )
+    assert "emflowPoseKnown" not in read_star("all/shard_00001.star")["particles"]
+
+
+def test_join_leaves_out_what_was_removed_and_tells_new_particles_only_while_there_are_any() -> None:
+    run()
+    shard = read_star("extract/shard_00001.star")
+    new = shard["particles"].assign(emflowParticleId=["n0", "n1", "n2"], emflowPoseKnown=["1", "0", "1"])
+    write_star("extract/shard_00002.star", {**shard, "particles": new})
+    paths = Path("extract/shard_00001.star"), Path("extract/shard_00002.star"), Path("extract/particles.star")
+    command.join(*paths, cfg=ExtractJoin(diameter_angstrom=40))
+    table = read_star(paths[-1])["particles"]
+    assert table["emflowPoseKnown"].tolist() == ["1", "1", "1", "1", "0", "1"]
+    write_star("removed.star", {"particles": new.iloc[1:]})
+    command.join(*paths, removed=Path("removed.star"), cfg=ExtractJoin(diameter_angstrom=40))
+    table = read_star(paths[-1])["particles"]
+    assert table["emflowParticleId"].tolist() == ["p0", "p3", "p2", "n0"]
+    assert "emflowPoseKnown" not in table
+
+
+def test_what_lies_behind_an_excluded_micrograph_is_not_cut_again() -> None:
+    """Their micrographs may be in the archive."""
+    write_star("select.star", read_star("ctf.star"))
+    whole = run()["particles"]
+    images = read_images(load_particles("extract/shard_00001.star"))
+    chosen = read_star("select.star")
+    write_star("select.star", {**chosen, "micrographs": chosen["micrographs"].iloc[1:]})
+    for name in "abc":
+        Path(f"{name}.mrc").unlink()
+    tables = run()
+    assert tables["particles"]["emflowParticleId"].tolist() == ["p2", "p4"]
+    assert not len(tables["set_aside"])
+    left = images[whole["emflowMicrographId"].to_numpy() != "id-a"]
+    np.testing.assert_array_equal(read_images(load_particles("extract/shard_00001.star")), left)
 
 
 def test_join_pools_shards_of_accepted_micrographs() -> None:

@@ -94,3 +94,19 @@ def test_leftovers_of_killed_writers_can_be_removed(tmp_path: Path) -> None:
     left.write_text("what a killed writer leaves")
     assert remove_partial(tmp_path) == [left]
     assert os.listdir(tmp_path / "sub") == ["a.mrc"]
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_write_of_the_same_file(tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        with atomic_path(tmp_path / "a.star") as temporary:
+            temporary.write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    living = tmp_path / f".b.{os.getppid()}.partial.star"  # of a writer that is at work
+    living.write_text("half")
+    assert len(os.listdir(tmp_path)) == 2
+    write_text(tmp_path / "b.star", "new")
+    assert len(os.listdir(tmp_path)) == 3
+    write_text(tmp_path / "a.star", "new")
+    assert sorted(os.listdir(tmp_path)) == [living.name, "a.star", "b.star"]

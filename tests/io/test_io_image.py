@@ -1,7 +1,9 @@
 """TIFF micrographs: types and compressions are read, broken files are said plainly."""
 
+import errno
 from pathlib import Path
 
+import mrcfile
 import numpy as np
 import pytest
 import tifffile
@@ -74,3 +76,18 @@ def test_real_micrographs_are_read(real_data: Path) -> None:
     assert image.shape == (1200, 1240)
     assert 2 < image.std() < 3
     assert read_image(real_data / "ribosome" / "10028_061.tif").shape == (1024, 1024)
+
+
+@pytest.mark.parametrize("suffix", ["mrc", "tif"])
+def test_what_is_no_fault_of_the_file_is_not_blamed_on_it(tmp_path, monkeypatch, suffix):
+    """Too little memory or a stale handle would otherwise set an innocent micrograph aside."""
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(bytes(5000))
+
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(mrcfile, "mmap", fails)
+    monkeypatch.setattr(tifffile, "TiffFile", fails)
+    with pytest.raises(OSError, match="allocate"):
+        read_image(path)

@@ -42,6 +42,12 @@ def test_names_match_without_folder_and_suffix() -> None:
 def test_folders_decide_between_equal_names() -> None:
     two = ours("grid1/day1/a.mrc", "grid2/day1/a.mrc")
     assert match_by_name(theirs("job/grid2/day1/a.mrc"), two).row.tolist() == [1]
+    one = ours("raw/grid2/a.mrc")
+    match = match_by_name(theirs("job/grid1/a.mrc", "job/grid2/a.mrc"), one)
+    assert match.row.tolist() == [0]
+    assert match.unmatched == ["job/grid1/a.mrc"], (
+        "that is of another session, whose micrographs are elsewhere"
+    )
     with pytest.raises(EmflowError, match="fits several micrographs"):
         match_by_name(theirs("a.mrc"), two)
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from emflow.io.star import (
     concat,
     floats,
-    format_star,
     format_value,
     integers,
     read_star,
     read_table,
+    require_whole,
     write_star,
 )
 from emflow.step import EmflowError
@@ -186,16 +186,48 @@ def test_real_tables_come_back_to_the_last_digit(real_data: Path, tmp_path: Path
         assert set(table.to_numpy().ravel()) <= words
 
 
-def test_same_table_same_bytes() -> None:
+def test_same_table_same_bytes(tmp_path: Path) -> None:
     table = text_table(["a", "b"], [["1", "x y"]])
-    assert (
-        format_star({"t": table})
-        == format_star({"t": table.copy()})
-        == '\ndata_t\n\nloop_\n_a #1\n_b #2\n1 "x y"\n\n'
-    )
+    write_star(tmp_path / "a.star", {"t": table})
+    write_star(tmp_path / "b.star", {"t": table.copy()})
+    text = (tmp_path / "a.star").read_text()
+    assert text == (tmp_path / "b.star").read_text()
+    first, *rows, last = text.splitlines()
+    assert "\n".join(rows) == '\ndata_t\n\nloop_\n_a #1\n_b #2\n1 "x y"\n'
+    assert first[0] == last[0] == "#"
 
 
 def test_concat_fills_missing_columns() -> None:
     both = concat([text_table(["a"], [["1"]]), text_table(["b"], [["2"]]), text_table(["a", "b"], [])])
     assert both.to_dict("records") == [{"a": "1", "b": "None"}, {"a": "None", "b": "2"}]
     assert len(concat([])) == 0
+
+
+def test_a_table_of_ours_that_was_cut_short_is_refused_wherever_it_ends(tmp_path: Path) -> None:
+    path = tmp_path / "a.star"
+    write_star(
+        path, {"optics": pd.DataFrame({"x": ["1"]}), "t": pd.DataFrame({"a": ["1", "2"], "b": ["3", "456"]})}
+    )
+    whole = path.read_bytes()
+    first_line = whole.index(b"\n") + 1
+    for end in range(first_line, len(whole) - 1):
+        path.write_bytes(whole[:end])
+        with pytest.raises(EmflowError):
+            read_star(path)
+        with pytest.raises(EmflowError, match="cut short"):
+            require_whole(path)
+    path.write_bytes(whole)
+    require_whole(path)
+    path.write_bytes(whole.replace(b"1 3\n", b""))  # a row less, by an editor
+    assert len(read_star(path)["t"]) == 1
+    path.write_bytes(whole[first_line:].replace(b"# emflow: end of the table\n", b""))
+    assert len(read_star(path)["t"]) == 2, "a table of another program says nothing of its end"
+
+
+def test_others_read_a_table_with_our_first_and_last_line(tmp_path: Path) -> None:
+    import gemmi
+
+    write_star(tmp_path / "a.star", {"t": pd.DataFrame({"rlnA": ["1", "2"]})})
+    block = gemmi.cif.read(str(tmp_path / "a.star")).sole_block()
+    assert block.name == "t"
+    assert list(block.find_loop("_rlnA")) == ["1", "2"]

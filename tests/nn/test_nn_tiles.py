@@ -1,10 +1,13 @@
 """The U-Net's reach and the tiling: a tiled image is the whole image."""
 
+import logging
+
 import pytest
 import torch
 
 from emflow.nn.tiles import crop, mirror, run_tiled, tile_starts, tile_weight
 from emflow.nn.unet import UNet
+from emflow.step import OutOfMemory
 
 
 def random_network(widths: tuple[int, ...] = (6, 8, 10)) -> UNet:
@@ -97,3 +100,31 @@ def test_crops_turn_all_images_alike() -> None:
         (b, a) for a in (1, -1) for b in (100, -100)
     }
     assert crop(images, 96, torch.Generator()).shape == (2, 96, 96)
+
+
+class Small(UNet):
+    """A network for which no more than so many pixels a side fit in memory."""
+
+    most = 200
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if max(x.shape[-2:]) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
+        return super().forward(x)
+
+
+@pytest.mark.usefixtures("scarce_memory")  # for its clean start
+def test_tiles_that_do_not_fit_are_halved_once_for_all_images(caplog: pytest.LogCaptureFixture) -> None:
+    network = random_network()
+    image = torch.randn(301, 473)
+    whole = run_tiled(network, image, tile=2048)
+    small = Small((6, 8, 10)).eval().requires_grad_(False)
+    small.load_state_dict(network.state_dict())
+    with caplog.at_level(logging.WARNING, "emflow"):
+        for _ in range(2):
+            tiled = run_tiled(small, image, tile=2048)
+            assert float((tiled - whole).abs().max()) < 1e-5 * float(whole.abs().max())
+    assert 1 <= len(caplog.messages) <= 3
+    small.most = 10
+    with pytest.raises(OutOfMemory, match="473 x 301 px"):
+        run_tiled(small, image, tile=2048)

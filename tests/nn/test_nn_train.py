@@ -1,12 +1,15 @@
 """The training loop: it learns, it is seeded, it resumes to the same bits; weights are checked."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from emflow import leave
 from emflow.device import generator
 from emflow.nn.train import Outcome, Plan, rate_at, train
 from emflow.nn.unet import UNet, count_parameters
@@ -19,16 +22,16 @@ def toy() -> UNet:
     return UNet((4, 6))
 
 
-def toy_loss(network: nn.Module, step: int) -> Tensor:
+def toy_loss(network: nn.Module, step: int, part: slice = slice(0, 8)) -> Tensor:
     """Noise2Noise on flat squares, drawn from the step's number."""
     rng = generator(5, step)
     clean = torch.randint(-2, 3, (8, 1, 1, 1), generator=rng).float().expand(8, 1, 16, 16)
     noisy, other = (clean + torch.randn(8, 1, 16, 16, generator=rng) for _ in range(2))
-    return ((network(noisy) - other) ** 2).mean()
+    return ((network(noisy[part]) - other[part]) ** 2).mean() * ((part.stop - part.start) / 8)
 
 
 def test_training_lowers_the_loss_to_the_targets_own_noise() -> None:
-    outcome = train(toy(), toy_loss, Plan(150, 1e-2))
+    outcome = train(toy(), toy_loss, Plan(150, 8, 1e-2))
     assert sum(outcome.losses[:5]) / 5 > 2.2  # 2 of the squares and 1 of the noise
     assert sum(outcome.losses[-20:]) / 20 < 1.5
     assert not outcome.network.training
@@ -41,12 +44,12 @@ class Killed(Exception):
 
 
 def run_until(step_to_die: int | None, checkpoint: CheckpointFile) -> Outcome:
-    def loss(network: nn.Module, step: int) -> Tensor:
+    def loss(network: nn.Module, step: int, part: slice) -> Tensor:
         if step == step_to_die:
             raise Killed
-        return toy_loss(network, step)
+        return toy_loss(network, step, part)
 
-    return train(toy(), loss, Plan(12, 1e-2, checkpoint_seconds=0.0), checkpoint)
+    return train(toy(), loss, Plan(12, 8, 1e-2, checkpoint_seconds=0.0), checkpoint)
 
 
 def test_a_killed_training_resumes_to_the_same_bits(tmp_path: Path) -> None:
@@ -57,6 +60,26 @@ def test_a_killed_training_resumes_to_the_same_bits(tmp_path: Path) -> None:
     assert resumed.losses == straight.losses
     for name, value in straight.network.state_dict().items():
         assert torch.equal(value, resumed.network.state_dict()[name])
+
+
+def test_a_training_that_is_told_to_stop_keeps_its_last_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = run_until(None, CheckpointFile(tmp_path / "a.safetensors", "key"))
+    checkpoint = CheckpointFile(tmp_path / "b.safetensors", "key")
+
+    def loss(network: nn.Module, step: int, part: slice) -> Tensor:
+        if step == 7:
+            monkeypatch.setattr(leave._State, "asked", True)
+        return toy_loss(network, step, part)
+
+    with pytest.raises(leave.LeaveError):
+        train(toy(), loss, Plan(12, 8, 1e-2, checkpoint_seconds=1e9), checkpoint)
+    monkeypatch.setattr(leave._State, "asked", False)
+    stored = checkpoint.load()
+    assert stored is not None
+    assert len(stored["losses"]) == 8
+    assert run_until(None, checkpoint).losses == straight.losses
 
 
 def test_a_checkpoint_serves_its_own_training_only(tmp_path: Path) -> None:
@@ -71,7 +94,17 @@ def test_a_checkpoint_serves_its_own_training_only(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_no_number_stops_the_training() -> None:
     with pytest.raises(EmflowError, match="step 1"):
-        train(toy(), lambda network, step: toy_loss(network, step) * float("nan"), Plan(3))
+        train(toy(), lambda network, step, part: toy_loss(network, step) * float("nan"), Plan(3, 8))
+
+
+def test_a_step_that_does_not_fit_is_taken_in_parts(scarce_memory: Callable[[int], Any]) -> None:
+    whole = train(toy(), toy_loss, Plan(12, 8, 1e-2))
+    with scarce_memory(3) as scarce:
+        parts = train(toy(), toy_loss, Plan(12, 8, 1e-2))
+    assert scarce.failures >= 2
+    assert parts.losses == pytest.approx(whole.losses, rel=1e-5)
+    for name, value in whole.network.state_dict().items():
+        assert torch.allclose(value, parts.network.state_dict()[name], atol=1e-5)
 
 
 def test_the_rate_rises_and_falls() -> None:

@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 import torch
 
+from emflow.io.atomic import StepError
 from emflow.io.mrc import read_header, read_mrc, write_mrc
 from emflow.io.star import floats, read_star, write_star
 from emflow.pick import command
 from emflow.pick.config import PickApply, PickImport, PickScore
-from emflow.step import EmflowError
+from emflow.step import EmflowError, OutOfMemory
 
 CFG = PickApply(pixel_size_angstrom=2.0, diameter_angstrom=80.0)
 
@@ -44,6 +45,16 @@ def run(
 ) -> dict[str, pd.DataFrame]:
     command.apply(Path(source), Path(out), cfg=cfg)
     return read_star(out)
+
+
+def test_lack_of_memory_is_not_laid_to_a_micrograph(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
+
+    monkeypatch.setattr(command, "pick_micrograph", short)
+    with pytest.raises(OutOfMemory, match=r"execution\.device"):
+        run()
+    assert not Path("pick/shard_00001.star").exists()
 
 
 def test_the_whole_round(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,3 +184,6 @@ def test_denoised_pixels_are_looked_at_where_raw_ones_show_particles(folder: Pat
     raw = tables["particles"]
     mean = [floats(t[t["rlnMicrographName"] == "in/m0.mrc"], "rlnCoordinateX").mean() for t in (raw, found)]
     assert mean[1] - mean[0] == pytest.approx(20, abs=8)
+    Path("denoised/m0.mrc").write_bytes(Path("denoised/m0.mrc").read_bytes()[:5000])
+    with pytest.raises(StepError, match="denoise apply"):  # no fault of the micrograph: it is not set aside
+        run("again.star", "listed.star", cfg)

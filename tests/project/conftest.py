@@ -18,6 +18,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
+OFFLINE = Path(__file__).parent / "offline"
+"""On PYTHONPATH, it refuses the network to every command of a workspace."""
 NOT_COMPARED = ("records/", "report/", "settings.yaml")
 """Parts of a project that may differ between equal runs; so may hidden files (journals, checkpoints, the lock)."""
 
@@ -40,6 +42,11 @@ class Workspace:
     def results(self) -> Path:
         return self.folder / "results" / str(self.config["project"])
 
+    @property
+    def network(self) -> Path:
+        """What a command of this workspace asked of the network; not there if nothing did."""
+        return self.folder / "network.txt"
+
     def copy(self, folder: Path) -> Workspace:
         """Copy everything with its times, so that nothing looks newer than it is."""
         shutil.copytree(self.folder, folder, symlinks=True)
@@ -49,6 +56,8 @@ class Workspace:
         """Start a command of this environment here; what it says goes to a file, since a full pipe would stop it."""
         command = [str(BIN / words[0]), *words[1:]]
         environment = {key: value for key, value in os.environ.items() if not key.startswith("EMFLOW_")}
+        path = [str(OFFLINE), os.environ.get("PYTHONPATH", "")]
+        environment |= {"PYTHONPATH": os.pathsep.join(filter(None, path)), "OFFLINE_NOTES": str(self.network)}
         with open(self.folder / f"said-{next(self.numbers)}.txt", "wb") as log:
             process = subprocess.Popen(
                 command, cwd=self.folder, env=environment, stdout=log, stderr=subprocess.STDOUT

@@ -58,3 +58,22 @@ def test_a_step_does_not_start_after_its_run_died():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL
     assert done.stdout == ""
+
+
+def test_a_step_leaves_in_order_where_its_shell_obeyed_first(tmp_path):
+    """A batch system tells the shell and the step to stop at once; the shell is quicker, and the step not killed."""
+    step = tmp_path / "step.py"
+    step.write_text(
+        "import os\nfrom emflow import leave\nfrom emflow.project.parent import die_with\n"
+        "die_with(int(os.environ['RUN']))\n"
+        "with leave.on_sigterm():\n    print(os.getpid(), flush=True)\n    while True:\n        sum(range(10000))\n"
+    )
+    said = tmp_path / "said.txt"
+    words = ["bash", "-c", f"{sys.executable} {step} 2> {said}; echo"]
+    environment = {**os.environ, "RUN": str(os.getpid())}
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment) as shell:
+        assert shell.stdout is not None
+        pid = int(shell.stdout.readline())
+        shell.send_signal(signal.SIGTERM)
+        assert _gone(pid)
+    assert "told to stop" in said.read_text()

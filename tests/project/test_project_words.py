@@ -80,7 +80,7 @@ def test_the_doctor_survives_a_broken_check(monkeypatch):
     def broken():
         raise OSError("no such disk")
 
-    monkeypatch.setattr(doctor, "_disk", broken)
+    monkeypatch.setattr(doctor.doctor_disk, "space", broken)
     states = {finding.what: finding.state for finding in doctor.examine()}
     assert states["broken"] == "fail"
     assert states["python"] == "ok"

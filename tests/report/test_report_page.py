@@ -110,6 +110,10 @@ def test_summary_gathers_and_counts(project: Path) -> None:
     assert summary["truth"]["pick_f1"] == 0.91
     assert summary["simulation"]["snr_in_box"] == 0.08
     assert summary["cost"] == {"jobs": 1, "cpu_s": 12.5, "peak_memory_mb": 300.0}
+    own = project / "records" / "report" / "all.json"
+    own.parent.mkdir()
+    own.write_text(json.dumps({"cpu_s": 99.0}))
+    assert make(project)[1] == summary, "what an earlier report cost is no part of the next"
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,16 @@ def test_halves_outlive_growth_loss_and_other_settings(good: Path, tmp_path: Pat
     assert all("vanished" in reason for reason in gone["emflowReason"])
 
 
+def test_what_was_read_before_it_vanished_stays_good(good: Path, tmp_path: Path) -> None:
+    first = by_name(run(good, tmp_path / "p"), "rlnRandomSubset", "emflowDigest")
+    os.remove(good / "mic_02.mrc")
+    write_mrc(good / "a_20.mrc", blobs(20), PIXEL)
+    tables = run(good, tmp_path / "p")
+    second = by_name(tables, "rlnRandomSubset", "emflowDigest")
+    assert {name: second[name] for name in first} == first
+    assert not len(tables[0]["set_aside"])
+
+
 def test_changed_file_is_set_aside_for_its_new_version(good: Path, tmp_path: Path) -> None:
     run(good, tmp_path / "p")
     write_mrc(good / "mic_04.mrc", blobs(77), PIXEL)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -274,3 +276,15 @@ def test_all_together_on_a_clean_set_and_on_an_enhanced_map() -> None:
     found, _, _ = assess_images(posed, (false[0], false[1]), MASK, ValidateParticles())
     answers = {row.question: row.verdict for row in found.judgements}
     assert answers["Do these particles make these half maps?"] == "warn"
+
+
+def test_nothing_depends_on_the_batches_that_fit_in_memory(scarce_memory: Callable[[int], Any]) -> None:
+    posed, _ = particles(160, 0.5)
+    whole = compared(posed)
+    with scarce_memory(3) as scarce:
+        parts = compared(posed)
+    assert scarce.failures >= 2
+    assert torch.allclose(whole.score, parts.score, atol=1e-3)
+    for name in ("own", "held_out", "own_error", "phantom"):
+        a, b = getattr(whole.rings, name), getattr(parts.rings, name)
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-5)

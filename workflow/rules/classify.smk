@@ -2,28 +2,30 @@
 # made of the selected particles; a person's labels change the choice without new classes.
 
 
-rule classify_run:
-    input:
-        "<results>/extract/particles.star",
-    output:
-        particles="<results>/classify/run/particles.star",
-        classes="<results>/classify/run/classes.star",
-        averages="<results>/classify/run/classes.mrcs",
-    log:
-        "<results>/records/classify.run/all.json",
-    conda:
-        "../../envs/emflow.yaml"
-    threads: project.threads(16)
-    resources:
-        gpu=project.gpu,
-        mem_mb=lambda wildcards, attempt: 16000 * attempt,
-        runtime=lambda wildcards, attempt: 720 * attempt,
-    params:
-        cfg=section("classify.run"),
-        folder=subpath(output.particles, parent=True),
-    shell:
-        "emflow classify run {input} {params.folder}"
-        " --json {params.cfg:q} --threads {threads} --record {log}"
+if "classify.run" not in project.frozen:
+
+    rule classify_run:
+        input:
+            "<results>/extract/particles.star",
+        output:
+            particles="<results>/classify/run/particles.star",
+            classes="<results>/classify/run/classes.star",
+            averages="<results>/classify/run/classes.mrcs",
+        log:
+            "<results>/records/classify.run/all.json",
+        conda:
+            "../../envs/emflow.yaml"
+        threads: project.threads(16)
+        resources:
+            gpu=project.gpu,
+            mem_mb=lambda wildcards, attempt: 16000 * attempt,
+            runtime=lambda wildcards, attempt: 720 * attempt,
+        params:
+            cfg=section("classify.run"),
+            folder=subpath(output.particles, parent=True),
+        shell:
+            "emflow classify run {input} {params.folder}"
+            " --json {params.cfg:q} --threads {threads} --record {log}"
 
 
 rule classify_select:

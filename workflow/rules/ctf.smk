@@ -31,6 +31,7 @@ else:
             "<results>/ctf/shard_{shard}.star",
         log:
             "<results>/records/ctf.fit/shard_{shard}.json",
+        retries: 2
         conda:
             "../../envs/emflow.yaml"
         threads: project.threads(4)

@@ -1,5 +1,7 @@
-# Denoise micrographs with the general model, or with the weights that denoise.apply.weights names. The images lie
-# beside a shard's table and are not declared, so that a rerun keeps what is still good. Training is never part of
+# Denoise micrographs with the general model, or with the weights that denoise.apply.weights names: those of a shard
+# where picking or a simulated session's score reads them (picking then removes them, unless
+# execution.keep_denoised), else a few for the report. The images lie beside a table and are not declared, so that a
+# rerun keeps what is still good. Training is never part of
 # a run: ask for its model by name (snakemake ... results/PROJECT/denoise/model/model.safetensors), then set
 # denoise.apply.weights to it.
 
@@ -16,17 +18,17 @@ rule denoise_train:
         "<results>/records/denoise.train/all.json",
     conda:
         "../../envs/emflow.yaml"
-    threads: project.threads(8)
+    threads: project.threads(8 * max(1, project.gpus))
     resources:
-        gpu=project.gpu,
-        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        gpu=project.gpus,
+        mem_mb=lambda wildcards, attempt: 8000 * attempt * max(1, project.gpus),
         runtime=lambda wildcards, attempt: 480 * attempt,
     params:
         cfg=section("denoise.train"),
         folder=subpath(output[0], parent=True),
     shell:
         "emflow denoise train {input} {params.folder}"
-        " --json {params.cfg:q} --threads {threads} --record {log}"
+        " --json {params.cfg:q} --threads {threads} --gpus {resources.gpu} --record {log}"
 
 
 rule denoise_apply:
@@ -41,6 +43,7 @@ rule denoise_apply:
         "<results>/denoise/shard_{shard}.star",
     log:
         "<results>/records/denoise.apply/shard_{shard}.json",
+    retries: 2
     conda:
         "../../envs/emflow.yaml"
     threads: project.threads(4)
@@ -49,7 +52,23 @@ rule denoise_apply:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
-        cfg=section("denoise.apply"),
+        cfg=project.denoising,
     shell:
         "emflow denoise apply {input.micrographs} {output}"
         " --json {params.cfg:q} --threads {threads} --record {log}"
+
+
+use rule denoise_apply as denoise_shown with:
+    input:
+        micrographs="<results>/session/quality.star",
+        weights=[
+            name
+            for name in [project.settings.section("denoise.apply").weights]
+            if name
+        ],
+    output:
+        "<results>/denoise/shown/micrographs.star",
+    log:
+        "<results>/records/denoise.apply/shown.json",
+    params:
+        cfg=project.section("denoise.apply", examples=6),

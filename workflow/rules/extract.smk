@@ -1,5 +1,6 @@
 # Cut out particles: binned for the first map, then finer and recentred for refinement. A shard's image
 # stack lies beside its table and is not declared, so that a rerun keeps what is still good of it.
+# Particles of micrographs that the first map knew nothing of are cut centred on their picks.
 
 
 rule extract_run:
@@ -11,6 +12,7 @@ rule extract_run:
         "<results>/extract/shard_{shard}.star",
     log:
         "<results>/records/extract.run/shard_{shard}.json",
+    retries: 2
     conda:
         "../../envs/emflow.yaml"
     threads: project.threads(4)
@@ -28,6 +30,7 @@ rule extract_join:
     input:
         shards=expand("<results>/extract/shard_{shard}.star", shard=project.shards),
         quality="<results>/session/quality.star",
+        removed=[],
     output:
         "<results>/extract/particles.star",
     log:
@@ -40,19 +43,22 @@ rule extract_join:
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         cfg=section("extract.join"),
+        removed=lambda wildcards, input: [f"--removed={name}" for name in input.removed],
     shell:
-        "emflow extract join {input.shards} --quality {input.quality} {output}"
+        "emflow extract join {input.shards} --quality {input.quality} {params.removed:q} {output}"
         " --json {params.cfg:q} --threads {threads} --record {log}"
 
 
 rule extract_recenter:
     input:
-        "<results>/reconstruct/abinitio/particles.star",
-        "<results>/ctf/shard_{shard}.star",
+        poses="<results>/reconstruct/abinitio/particles.star",
+        ctf="<results>/ctf/shard_{shard}.star",
+        picked="<results>/extract/shard_{shard}.star",
     output:
         "<results>/extract/recentered/shard_{shard}.star",
     log:
         "<results>/records/extract.recenter/shard_{shard}.json",
+    retries: 2
     conda:
         "../../envs/emflow.yaml"
     threads: project.threads(4)
@@ -62,7 +68,7 @@ rule extract_recenter:
     params:
         cfg=section("extract.recenter"),
     shell:
-        "emflow extract recenter {input} {output}"
+        "emflow extract recenter {input.poses} {input.ctf} {output} --picked {input.picked}"
         " --json {params.cfg:q} --threads {threads} --record {log}"
 
 
@@ -72,6 +78,7 @@ use rule extract_join as extract_join_recentered with:
             "<results>/extract/recentered/shard_{shard}.star", shard=project.shards
         ),
         quality="<results>/session/quality.star",
+        removed=project.removed,
     output:
         "<results>/extract/recentered/particles.star",
     log:

@@ -1,32 +1,35 @@
 # How the particles differ: a mean map and components in two halves, then states and volumes.
 
 
-rule heterogeneity_fit:
-    input:
-        particles="<results>/reconstruct/refine/particles.star",
-        map="<results>/reconstruct/refine/map.mrc",
-        mask="<results>/reconstruct/refine/mask.mrc",
-    output:
-        latents="<results>/heterogeneity/fit/latents.star",
-        mean="<results>/heterogeneity/fit/mean.mrc",
-        metrics="<results>/heterogeneity/fit/metrics.json",
-        verdicts="<results>/heterogeneity/fit/verdicts.json",
-    log:
-        "<results>/records/heterogeneity.fit/all.json",
-    conda:
-        "../../envs/emflow.yaml"
-    threads: project.threads(16)
-    resources:
-        gpu=project.gpu,
-        mem_mb=lambda wildcards, attempt: 16000 * attempt,
-        runtime=lambda wildcards, attempt: 720 * attempt,
-    params:
-        cfg=section("heterogeneity.fit"),
-        folder=subpath(output.latents, parent=True),
-        maps=subpath(input.map, parent=True),
-    shell:
-        "emflow heterogeneity fit {input.particles} {params.maps} {params.folder}"
-        " --json {params.cfg:q} --threads {threads} --record {log}"
+if "heterogeneity.fit" not in project.frozen:
+
+    rule heterogeneity_fit:
+        input:
+            particles="<results>/reconstruct/refine/particles.star",
+            map="<results>/reconstruct/refine/map.mrc",
+            mask="<results>/reconstruct/refine/mask.mrc",
+        output:
+            latents="<results>/heterogeneity/fit/latents.star",
+            mean="<results>/heterogeneity/fit/mean.mrc",
+            metrics="<results>/heterogeneity/fit/metrics.json",
+            verdicts="<results>/heterogeneity/fit/verdicts.json",
+        log:
+            "<results>/records/heterogeneity.fit/all.json",
+        conda:
+            "../../envs/emflow.yaml"
+        threads: project.threads(16)
+        resources:
+            gpu=project.gpu,
+            mem_mb=lambda wildcards, attempt: 16000 * attempt,
+            runtime=lambda wildcards, attempt: 720 * attempt,
+        params:
+            cfg=section("heterogeneity.fit"),
+            folder=subpath(output.latents, parent=True),
+            maps=subpath(input.map, parent=True),
+        shell:
+            "emflow heterogeneity fit {input.particles} {params.maps} {params.folder}"
+            " --previous {params.folder}/.previous"
+            " --json {params.cfg:q} --threads {threads} --record {log}"
 
 
 rule heterogeneity_analyze:

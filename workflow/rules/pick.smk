@@ -31,6 +31,9 @@ else:
             "<results>/pick/shard_{shard}.star",
         log:
             "<results>/records/pick.apply/shard_{shard}.json",
+        # before more is denoised: picking removes the denoised images of its shard
+        priority: 1
+        retries: 2
         conda:
             "../../envs/emflow.yaml"
         threads: project.threads(4)
@@ -38,7 +41,7 @@ else:
             mem_mb=lambda wildcards, attempt: 4000 * attempt,
             runtime=lambda wildcards, attempt: 120 * attempt,
         params:
-            cfg=section("pick.apply"),
+            cfg=project.picking,
         shell:
             "emflow pick apply {input} {output}"
             " --json {params.cfg:q} --threads {threads} --record {log}"

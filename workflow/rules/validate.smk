@@ -118,7 +118,7 @@ rule noise_control:
         " --json {params.cfg:q} --threads {threads} --record {log}"
 
 
-if "reconstruct" in project.rooms:
+if "reconstruct" in project.rooms and "reconstruct.refine" not in project.frozen:
 
     use rule reconstruct_refine as noise_control_refine with:
         input:
