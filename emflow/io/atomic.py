@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 from emflow import leave
 from emflow.step import EmflowError
 
@@ -89,7 +91,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 def _remove_left(target: Path) -> None:
     """Remove what a killed writer of the same file left. A folder is listed once: it may hold 50 000 files."""
     for path in _left_in(target.parent.absolute()).pop(target.name, []):
-        if not _alive(int(_LEFT.fullmatch(path.name)[2])):  # type: ignore[index]
+        # a project's lock rules out writers on other machines
+        if not psutil.pid_exists(int(_LEFT.fullmatch(path.name)[2])):  # type: ignore[index]
             path.unlink(missing_ok=True)
 
 
@@ -103,17 +106,6 @@ def _left_in(folder: Path) -> dict[str, list[Path]]:
             if match:
                 found.setdefault(match[1] + match[3], []).append(folder / entry.name)
     return found
-
-
-def _alive(pid: int) -> bool:
-    """Whether a process of this number is alive here; a project's lock rules out writers on other machines."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def note_written(path: Path) -> None:

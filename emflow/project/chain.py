@@ -42,6 +42,8 @@ class Chain:
     memory: Memory = Memory()
     frozen: frozenset[str] = frozenset()
     """Steps that stay as they are: they have no rule in this run."""
+    retries: int = 2
+    """How often a shard's job is tried again, so that a micrograph on which it dies is found and set aside."""
 
     @property
     def folder(self) -> str:
@@ -164,7 +166,8 @@ def open_chain(workflow: Any) -> Chain:
     """
     try:
         if not workflow.is_main_process:
-            return _stored(_settings(workflow))
+            # the run tries a job again; the job itself, Snakemake once more on a cluster's node, does not
+            return replace(_stored(_settings(workflow)), retries=0)
         return _in_main_process(workflow)
     except EmflowError as error:
         print(f"emflow: {error}", file=sys.stderr)

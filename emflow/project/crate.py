@@ -19,7 +19,7 @@ from typing import Any
 from emflow.io.atomic import write_bytes, write_text
 from emflow.project.crate_files import Entity, Files, Graph, Seen, moment, printable, ref
 from emflow.project.crate_jobs import COMPLETED, PARAMETER_PROFILE, add_job, ended, started
-from emflow.project.past_run import PastRun, micrographs_of
+from emflow.project.past_run import PastRun, micrographs_of, texts_of
 
 METADATA = "ro-crate-metadata.json"
 _CONTEXT = ["https://w3id.org/ro/crate/1.1/context", "https://w3id.org/ro/terms/workflow-run/context"]
@@ -190,20 +190,9 @@ def _inputs(graph: Graph, files: Files, past: PastRun) -> Iterator[dict[str, str
     )
     graph.add(PARAMETER_PROFILE, "CreativeWork", name="FormalParameter", version="1.0-RELEASE")
     yield ref("#micrographs")
-    for name in sorted(set(_texts(past.settings))):
+    for name in sorted(set(texts_of(past.settings))):
         if len(name) < 1000 and "\0" not in name and files.place(name).is_file():
             yield files.add(name)
-
-
-def _texts(settings: Any) -> Iterator[str]:
-    if isinstance(settings, dict):
-        for value in settings.values():
-            yield from _texts(value)
-    elif isinstance(settings, list):
-        for value in settings:
-            yield from _texts(value)
-    elif isinstance(settings, str):
-        yield settings
 
 
 def _steps(

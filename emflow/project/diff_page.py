@@ -4,25 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 import emflow.report
 from emflow.figure import png_bytes
 from emflow.io.atomic import write_text
 from emflow.project.diff import Difference, value_text
 from emflow.project.diff_maps import MapsCompared, draw_maps
 from emflow.report.embed import data_uri
+from emflow.report.page import templates_of
 
 
 def write_page(path: Path, found: Difference, maps: MapsCompared | str | None) -> None:
     """Write the page; names and values from the projects are escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates_of(Path(__file__).parent)
     environment.filters["value"] = value_text
     if isinstance(maps, MapsCompared):
         said, picture = maps.said, data_uri(png_bytes(draw_maps(maps)), "png")

@@ -9,6 +9,8 @@ import signal
 import threading
 import time
 
+import psutil
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -38,16 +40,6 @@ def _wait(pid: int, handle: int | None) -> None:
     if handle is not None:
         select.select([handle], [], [])
     else:
-        while _alive(pid):
+        while psutil.pid_exists(pid):
             time.sleep(1.0)
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -164,3 +164,15 @@ def micrographs_of(folder: Path) -> Iterator[dict[str, str]]:
 def absolute(work: Path, name: str | os.PathLike[str]) -> Path:
     """Path of a file as the run saw it."""
     return Path(os.path.normpath(work / name))
+
+
+def texts_of(settings: object) -> Iterator[str]:
+    """All texts in nested settings: among them are the files that they name."""
+    if isinstance(settings, dict):
+        for value in settings.values():
+            yield from texts_of(value)
+    elif isinstance(settings, list):
+        for value in settings:
+            yield from texts_of(value)
+    elif isinstance(settings, str):
+        yield settings

@@ -16,7 +16,7 @@ import yaml
 from emflow.io.atomic import write_text
 from emflow.io.shards import read_shards
 from emflow.io.star import concat, write_star
-from emflow.project.past_run import PastRun, micrographs_of
+from emflow.project.past_run import PastRun, micrographs_of, texts_of
 from emflow.step import EmflowError
 
 _WORKFLOW = ("Snakefile", "workflow", "profiles", "envs", "slurm")
@@ -81,7 +81,7 @@ def run(work: Path, rules: Sequence[str], cores: int, profile: str) -> int:
 
 def _given(past: PastRun) -> Iterator[str]:
     """Relative paths that the run was given: those of settings, and the folders of the micrographs."""
-    for name in _texts(past.settings):
+    for name in texts_of(past.settings):
         fixed = _fixed_part(name)
         if fixed and not os.path.isabs(fixed) and len(fixed) < 1000 and "\0" not in fixed:
             place = past.work / fixed
@@ -112,17 +112,6 @@ def _fixed_part(name: str) -> str:
             break
         parts.append(part)
     return "/".join(parts)
-
-
-def _texts(settings: object) -> Iterator[str]:
-    if isinstance(settings, dict):
-        for value in settings.values():
-            yield from _texts(value)
-    elif isinstance(settings, list):
-        for value in settings:
-            yield from _texts(value)
-    elif isinstance(settings, str):
-        yield settings
 
 
 def _climbs(name: str) -> int:

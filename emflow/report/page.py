@@ -58,15 +58,20 @@ ROOM_NAMES = {
 }
 
 
-def render(results: Results, summary: dict[str, Numbers]) -> str:
-    """Render the page: one HTML text that needs nothing else."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+def templates_of(folder: Path) -> Environment:
+    """Templates of a folder; what goes into them is escaped, and what they lack is an error."""
+    return Environment(
+        loader=FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def render(results: Results, summary: dict[str, Numbers]) -> str:
+    """Render the page: one HTML text that needs nothing else."""
+    environment = templates_of(Path(__file__).parent)
     environment.filters |= {
         "number": words.number,
         "seconds": words.seconds,

@@ -19,17 +19,7 @@ import threading
 import time
 import traceback
 
-ROOMS = (
-    "session",
-    "ctf",
-    "denoise",
-    "pick",
-    "extract",
-    "classify",
-    "reconstruct",
-    "heterogeneity",
-    "validate",
-)
+from emflow.config import ROOMS
 
 
 def main() -> None:
@@ -37,7 +27,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    for name in (*(f"emflow.{room}.command" for room in ROOMS), "emflow.simulate.command", "emflow.cli"):
+    for name in (*(f"emflow.{room}.command" for room in ROOMS), "emflow.cli"):
         importlib.import_module(name)
     for name in ("emflow.report.command", "emflow.report.page", "scipy.ndimage", "sklearn.mixture"):
         importlib.import_module(name)

@@ -31,7 +31,7 @@ else:
             "<results>/ctf/shard_{shard}.star",
         log:
             "<results>/records/ctf.fit/shard_{shard}.json",
-        retries: 2
+        retries: project.retries
         conda:
             "../../envs/emflow.yaml"
         threads: project.threads(4)

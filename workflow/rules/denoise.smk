@@ -43,7 +43,7 @@ rule denoise_apply:
         "<results>/denoise/shard_{shard}.star",
     log:
         "<results>/records/denoise.apply/shard_{shard}.json",
-    retries: 2
+    retries: project.retries
     conda:
         "../../envs/emflow.yaml"
     threads: project.threads(4)

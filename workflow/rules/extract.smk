@@ -12,7 +12,7 @@ rule extract_run:
         "<results>/extract/shard_{shard}.star",
     log:
         "<results>/records/extract.run/shard_{shard}.json",
-    retries: 2
+    retries: project.retries
     conda:
         "../../envs/emflow.yaml"
     threads: project.threads(4)
@@ -58,7 +58,7 @@ rule extract_recenter:
         "<results>/extract/recentered/shard_{shard}.star",
     log:
         "<results>/records/extract.recenter/shard_{shard}.json",
-    retries: 2
+    retries: project.retries
     conda:
         "../../envs/emflow.yaml"
     threads: project.threads(4)

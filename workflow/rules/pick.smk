@@ -33,7 +33,7 @@ else:
             "<results>/records/pick.apply/shard_{shard}.json",
         # before more is denoised: picking removes the denoised images of its shard
         priority: 1
-        retries: 2
+        retries: project.retries
         conda:
             "../../envs/emflow.yaml"
         threads: project.threads(4)

@@ -9,7 +9,7 @@ rule session_check:
         "<results>/session/check/shard_{shard}.star",
     log:
         "<results>/records/session.check/shard_{shard}.json",
-    retries: 2
+    retries: project.retries
     conda:
         "../../envs/emflow.yaml"
     threads: project.threads(2)
