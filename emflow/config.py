@@ -49,10 +49,13 @@ class Input(StepConfig):
     """Somebody's CTF: a STAR table (RELION's columns), matched by base name; replaces the CTF step."""
     picks: str | None = None
     """Somebody's picks: a particle STAR with coordinates, matched by base name; replaces the picking step."""
+    volume: str | None = None
+    """Anisotropic EM volume to restore, in place of micrographs: TIFF stack or folder of slices, MRC, HDF5
+    (FILE:/NAME), Zarr or OME-Zarr. A project has micrographs or a volume, never both."""
     model: str | None = None
     """Atomic model of the specimen (PDB or mmCIF): the validation compares the map with it, nothing else reads it."""
     truth: str | None = None
-    """Folder with the truth of a simulated session, to score the results against."""
+    """Folder with the truth of a simulated session or volume, to score the results against."""
 
 
 class Increments(StepConfig):

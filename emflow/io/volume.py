@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -83,6 +84,23 @@ def open_volume(path: str | Path) -> Volume:
         f"{name}: a volume is a TIFF stack (.tif), a folder of TIFF slices, MRC (.mrc, .rec), HDF5 (.h5) or a "
         "Zarr folder."
     )
+
+
+def volume_identity(volume: Volume) -> str:
+    """Return what tells one input from another without reading it.
+
+    Size and time of a file, or of all files of a folder of slices; of a Zarr folder its description's.
+    """
+    path = volume.path
+    files = [path]
+    if path.is_dir():
+        described = [path / key for key in ("zarr.json", ".zarray", ".zattrs", ".zgroup")]
+        files = [file for file in described if file.is_file()] or sorted(path.iterdir())
+    digest = hashlib.sha256()
+    for file in files:
+        status = file.stat()
+        digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return f"{path.name} {'x'.join(map(str, volume.shape))} {digest.hexdigest()[:16]}"
 
 
 def _split(path: str) -> tuple[Path, str]:

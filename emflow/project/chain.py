@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from emflow.io.atomic import write_text
 from emflow.project.lock import hold
 from emflow.project.memory import Memory, in_words, keep, kept_back, params_of, recall, with_versions
 from emflow.project.stages import decide_frozen, lineages, store_frozen, stored_frozen
+from emflow.project.volume import find_volume, stored_parts
 from emflow.project.watch.ready import is_followed, ready_files
 from emflow.step import EmflowError
 
@@ -42,6 +43,10 @@ class Chain:
     memory: Memory = Memory()
     frozen: frozenset[str] = frozenset()
     """Steps that stay as they are: they have no rule in this run."""
+    volume: str = ""
+    """Description of the volume, in a project of one."""
+    parts: dict[str, str] = field(default_factory=dict)
+    """Number of each part of the volume → the list of its blocks."""
     retries: int = 2
     """How often a shard's job is tried again, so that a micrograph on which it dies is found and set aside."""
 
@@ -52,8 +57,10 @@ class Chain:
 
     @property
     def rooms(self) -> list[str]:
-        """Rooms that may have rules."""
-        return [*ROOMS, "report"]
+        """Rooms whose rules the project needs: a volume's, or those of single particles."""
+        if self.settings.input.volume:
+            return ["vem", "report"]
+        return [*(room for room in ROOMS if room != "vem"), "shown", "report"]
 
     @property
     def gpu(self) -> int:
@@ -198,8 +205,9 @@ def _in_main_process(workflow: Any) -> Chain:
         print(f"emflow: {in_words(differing, settings.project)}", file=sys.stderr)
     lineage = lineages(settings, memory)
     stays = decide_frozen(settings, lineage)
+    chain = Chain(settings, {}, memory, stays)
     if dry:
-        return Chain(settings, find_shards(settings, Path(workflow.snakemake_tmp_dir)), memory, stays)
+        return _with_input(chain, Path(workflow.snakemake_tmp_dir))
     folder.mkdir(parents=True, exist_ok=True)
     hold(folder)
     stored = yaml.safe_dump(settings.as_mapping(), sort_keys=False, allow_unicode=True)
@@ -209,7 +217,15 @@ def _in_main_process(workflow: Any) -> Chain:
     keep(folder, memory)
     store_frozen(folder, stays)
     export(settings, lineage)
-    return Chain(settings, find_shards(settings), memory, stays)
+    return _with_input(chain)
+
+
+def _with_input(chain: Chain, pretend: Path | None = None) -> Chain:
+    """Look for what comes in: micrographs, or a volume."""
+    if chain.settings.input.volume:
+        volume, parts = find_volume(chain.settings, pretend)
+        return replace(chain, volume=volume, parts=parts)
+    return replace(chain, shards=find_shards(chain.settings, pretend))
 
 
 def _settings(workflow: Any) -> Settings:
@@ -236,7 +252,8 @@ def _stored(settings: Settings) -> Chain:
         settings = load_settings(frozen)
     memory = recall(folder)
     export(settings, lineages(settings, memory))
-    return Chain(settings, stored_shards(folder), memory, stored_frozen(folder))
+    volume, parts = stored_parts(folder)
+    return Chain(settings, stored_shards(folder), memory, stored_frozen(folder), volume=volume, parts=parts)
 
 
 def stored_shards(folder: Path) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from emflow.project.costs import Cost, Costs, total
 from emflow.project.schedule import Slots, Task, critical_path, makespan
+from emflow.project.volume import volume_workload
 from emflow.project.workload import SHOWN, Workload, shard_of, workload
 
 
@@ -71,8 +72,10 @@ def estimate(workflow: Any, slots: Slots | None = None) -> Estimate:
     """
     project, dag = workflow.globals["project"], workflow.dag
     slots = slots or this_machine()
-    lists = dict(project.shards)
-    work = workload(project.settings, lists)
+    if project.volume:
+        work = volume_workload(project.settings, project.volume, project.parts)
+    else:
+        work = workload(project.settings, dict(project.shards))
     costs = Costs(project.settings, work, slots.gpus or 0)
     execution = project.settings.execution
     scratch, keep = execution.scratch, project.keeps_denoised

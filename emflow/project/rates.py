@@ -24,8 +24,9 @@ class Load:
     """The work of one job, or of a step."""
 
     micrographs: float
+    """Or blocks of a volume."""
     megapixels: float
-    """Of one micrograph."""
+    """Of one micrograph; of a block, its million restored voxels."""
     particles: float
     cut_px: float
     """Side of the window that is cut out of the micrograph."""
@@ -105,6 +106,12 @@ def _classes(load: Load, settings: Settings) -> float:
     return load.pixels * max(1, settings.get("n_classes", 1)) * settings.get("n_starts", 2)
 
 
+def _crops(load: Load, settings: Settings) -> float:
+    """Million pixels learned from; twice, where slices are hidden to score it."""
+    pixels = settings.get("steps", 500) * settings.get("batch", 12) * settings.get("crop_px", 96) ** 2
+    return float(pixels) / 1e6 * (2 if settings.get("held_out", True) else 1)
+
+
 RATES: dict[str, Rate] = {
     "session.check": Rate(0.7, 0.15, _area, 2.0),
     "session.select": Rate(0.5, 2e-3, _micrographs, 2.0),
@@ -134,6 +141,8 @@ RATES: dict[str, Rate] = {
     "validate.noise_compare": Rate(2.3, 3.0, _voxels, 4.0),
     "simulate.score": Rate(12.0, 2.4, _pixels, 2.5),
     "report": Rate(3.5, 2e-5, _rows, 2.5),
+    "vem.train": Rate(5.0, 1.0, _crops, 3.0),
+    "vem.restore": Rate(3.0, 0.7, _area, 2.5),
 }
 """Step → its rate; a step that is not here is reckoned as :data:`OTHER`, and named as unknown."""
 OTHER = Rate(2.0, 1.0, _pixels, 10.0)
@@ -176,6 +185,7 @@ KEPT: dict[str, Bytes] = {
     "validate.particles": lambda load, s: 400 * load.particles,
     "validate.noise_control": lambda load, s: load.particles * (4 * load.box_px**2 + _ROW),
     "report": lambda load, s: 10e6,
+    "vem.restore": lambda load, s: 2e6 * load.area,
 }
 """Bytes of results that a step leaves."""
 PASSING: dict[str, Bytes] = {"reconstruct.refine": _store, "heterogeneity.fit": _store}

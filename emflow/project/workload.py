@@ -27,8 +27,9 @@ class Workload:
     """What the units of all steps are counted from."""
 
     shards: dict[str, int]
-    """Number of each shard → its micrographs."""
+    """Number of each shard → its micrographs; of each part of a volume → its blocks."""
     megapixels: float
+    """Of a micrograph; of a block of a volume, its million restored voxels."""
     particles_per_micrograph: float
     counted: bool
     """Whether particles were counted in this project; else they are a guess."""

@@ -35,6 +35,11 @@ METRIC_FOLDERS = {
     "validate.particles": "validate/particles",
     "validate.noise_control": "validate/noise_control",
     "validate.states": "validate/states",
+    "vem": "vem",
+    "vem.slices": "vem/slices",
+    "vem.model": "vem/model",
+    "vem.score": "vem/score",
+    "vem.segmentation": "vem/segmentation",
     "truth": "simulate",
 }
 """Section of summary.json → folder of its metrics.json and verdicts.json."""

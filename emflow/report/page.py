@@ -30,6 +30,7 @@ from emflow.report.summary import Numbers, Stage, accepted_of, stages
 from emflow.report.targets import compare_with_targets
 from emflow.report.validation import fsc_figure, validation_figures
 from emflow.report.variation import variation_entry
+from emflow.report.volume import is_volume, volume_context
 
 MOST_ROWS = 300
 """Rows of a table on the page; the rest is in the STAR file that is named below it."""
@@ -51,6 +52,11 @@ ROOM_NAMES = {
     "validate.particles": "Validation by the images",
     "validate.noise_control": "Noise control",
     "validate.states": "Validation of states",
+    "vem": "Restoration",
+    "vem.slices": "Slices",
+    "vem.model": "Training",
+    "vem.score": "Against the truth",
+    "vem.segmentation": "Segmentation",
     "increments": "New data",
     "truth": "Against the truth",
     "cost": "Cost",
@@ -80,30 +86,23 @@ def render(results: Results, summary: dict[str, Numbers]) -> str:
         "label": lambda name: words.label_and_unit(name)[0],
         "unit": lambda name: words.label_and_unit(name)[1],
     }
-    return environment.get_template("page.html").render(**context(results, summary))
+    if is_volume(results):
+        shown, template = volume_context(results, summary), "volume.html"
+    else:
+        shown, template = context(results, summary), "page.html"
+    return environment.get_template(template).render(**shown, **_frame(results, summary))
 
 
 def context(results: Results, summary: dict[str, Numbers]) -> dict[str, Any]:
-    """Everything that the template shows."""
-    project = str(results.settings.get("project") or results.folder.resolve().name)
-    since = increments(results, summary)
+    """What the template shows of a session of micrographs."""
     way = stages(results, summary)
     pictures = gallery(results)
     claim = next(iter(results.verdicts.get("validate", [])), None)
-    settings = (
-        yaml.safe_dump(results.settings, sort_keys=False, allow_unicode=True) if results.settings else ""
-    )
     return {
-        "project": project,
-        "version": __version__,
-        "css": (Path(__file__).parent / "page.css").read_text(encoding="utf-8"),
         "acquisition": acquisition_entry(results),
         "headline": headline(summary, way, claim["verdict"] if claim else "pass"),
         "claim": claim,
-        "sample": {k: v for k, v in (results.settings.get("sample") or {}).items() if v is not None},
-        "summary": summary,
-        "verdicts": _verdicts(results, verdicts(since, project)),
-        "since": since,
+        "since": increments(results, summary),
         "stages": _bars(way),
         "pictures": [picture_entry(p) for p in pictures],
         "set_aside": _rows(
@@ -119,11 +118,28 @@ def context(results: Results, summary: dict[str, Numbers]) -> dict[str, Any]:
         "validation": validation_figures(results),
         "variation": variation_entry(results),
         "truth": compare_with_targets(summary),
+        "most_rows": MOST_ROWS,
+    }
+
+
+def _frame(results: Results, summary: dict[str, Numbers]) -> dict[str, Any]:
+    """What every page shows; asked for last, since reading for the others may find problems."""
+    project = str(results.settings.get("project") or results.folder.resolve().name)
+    settings = (
+        yaml.safe_dump(results.settings, sort_keys=False, allow_unicode=True) if results.settings else ""
+    )
+    facts = {} if is_volume(results) else results.settings.get("sample") or {}
+    return {
+        "project": project,
+        "version": __version__,
+        "css": (Path(__file__).parent / "page.css").read_text(encoding="utf-8"),
+        "sample": {k: v for k, v in facts.items() if v is not None},
+        "summary": summary,
+        "verdicts": _verdicts(results, verdicts(increments(results, summary), project)),
         "settings": settings or _recorded_settings(results),
         "costs": _costs(results),
         "libraries": _libraries(results),
         "problems": results.problems,
-        "most_rows": MOST_ROWS,
     }
 
 

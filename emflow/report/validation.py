@@ -100,9 +100,13 @@ CTF_FIGURES: dict[str, tuple[str, str]] = {
 
 def validation_figures(results: Results) -> list[Shown]:
     """Figures of the refinement of the CTF and of all parts of the validation that ran."""
-    shown = []
     named = {f"reconstruct/ctf/{name}": words for name, words in CTF_FIGURES.items()}
-    named |= {f"validate/{name}": words for name, words in FIGURES.items()}
+    return stored_figures(results, named | {f"validate/{name}": words for name, words in FIGURES.items()})
+
+
+def stored_figures(results: Results, named: dict[str, tuple[str, str]]) -> list[Shown]:
+    """Figures that rooms have drawn, as far as they are there: path without its ending → what it shows, caption."""
+    shown = []
     for name, (alt, caption) in named.items():
         path = results.path(*f"{name}.png".split("/"))
         if path is not None:

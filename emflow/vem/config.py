@@ -38,10 +38,17 @@ class VemTrain(VoxelSize):
 class VemRestore(VoxelSize):
     """Fill the gaps between slices, block by block."""
 
-    block_slices: int = Field(32, ge=2, le=10000)
+    block_slices: int = Field(32, ge=2, le=10000, multiple_of=2)
     """Measured slices of a block; blocks bound the memory and are what a killed run loses at most."""
-    block_px: int = Field(256, ge=16, le=10000)
+    block_px: int = Field(256, ge=16, le=10000, multiple_of=8)
     """Side of a block, in pixels."""
+
+
+class VemParts(StepConfig):
+    """Divide the restoration of a volume among jobs; results do not depend on it."""
+
+    blocks: int = Field(64, gt=0, le=1000000)
+    """Blocks of vem.restore that a job does; one that is killed loses the block that it was at."""
 
 
 class VemScore(StepConfig):
@@ -51,4 +58,9 @@ class VemScore(StepConfig):
     """Every factor-th slice was measured: those are left out of the comparison; 1 compares all."""
 
 
-STEPS: dict[str, type[StepConfig]] = {"train": VemTrain, "restore": VemRestore, "score": VemScore}
+STEPS: dict[str, type[StepConfig]] = {
+    "train": VemTrain,
+    "restore": VemRestore,
+    "parts": VemParts,
+    "score": VemScore,
+}
