@@ -218,7 +218,20 @@ def _micrographs(folder: Path, problems: list[str]) -> tuple[pd.DataFrame, pd.Da
             tables = [t["set_aside"] for t in _shards(folder, problems, *step) if "set_aside" in t]
             found += [table.assign(emflowStep=".".join(step)) for table in tables if len(table)]
         aside = _stack(found)
-    return quality, aside
+    return quality, _stack([aside, *_aside_by_extraction(folder, problems)])
+
+
+def _aside_by_extraction(folder: Path, problems: list[str]) -> list[pd.DataFrame]:
+    """What extraction set aside, after the session's table was made. Its tables are large: only those are read whose
+    records say that there is something."""
+    found = []
+    for path in shard_files(folder, "extract"):
+        record = _json(folder / "records" / "extract.run" / f"{path.stem}.json", problems, dict)
+        if record and record.get("set_aside"):
+            tables: Tables = _attempt(problems, functools.partial(read_star, path), {})
+            if "set_aside" in tables:
+                found.append(tables["set_aside"].assign(emflowStep="extract"))
+    return found
 
 
 def _pooled(path: Path, problems: list[str]) -> pd.DataFrame | None:

@@ -8,6 +8,7 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from emflow.figure import figure, png_bytes
@@ -130,6 +131,20 @@ def test_a_partial_run_shows_what_there_is(project: Path, missing: str) -> None:
         assert "50 particles from 6 micrographs; no validated map yet." in text
     if missing == "extract":
         assert "No particles have been extracted yet." in text
+
+
+def test_what_extraction_set_aside_is_listed(project: Path) -> None:
+    tables = read_star(project / "extract" / "shard_00001.star")
+    aside = {"rlnMicrographName": ["micrographs/m3.mrc"], "emflowMicrographId": ["id3"]}
+    aside |= {"emflowReason": ["two jobs died on it"], "emflowExpected": [""]}
+    write_star(project / "extract" / "shard_00001.star", tables | {"set_aside": pd.DataFrame(aside)})
+    assert "two jobs died on it" not in Page(make(project)[0]).text, "its record does not say that there is any"
+    record = project / "records" / "extract.run" / "shard_00001.json"
+    record.parent.mkdir()
+    record.write_text(json.dumps({"step": "extract.run", "set_aside": 1}))
+    page, summary = make(project)
+    assert "two jobs died on it" in Page(page).text
+    assert summary["session"]["set_aside"] == 3
 
 
 def test_only_a_list_of_micrographs(project: Path) -> None:
