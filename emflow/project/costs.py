@@ -151,7 +151,7 @@ class Costs:
         if pooled:
             return load_then(self._folder, step, work.megapixels, work.cut_px) or work.of(step)
         per = work.particles_per_micrograph
-        micrographs = content.get("micrographs", content.get("blocks"))
+        micrographs = content.get("micrographs", content.get("parts"))
         particles = content.get("particles", content.get("picks"))
         if micrographs is None:
             micrographs = float(particles) / per if particles is not None and per else None

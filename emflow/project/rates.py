@@ -24,9 +24,9 @@ class Load:
     """The work of one job, or of a step."""
 
     micrographs: float
-    """Or blocks of a volume."""
+    """Or parts of a volume."""
     megapixels: float
-    """Of one micrograph; of a block, its million restored voxels."""
+    """Of one micrograph; of a part of a volume, its million restored voxels."""
     particles: float
     cut_px: float
     """Side of the window that is cut out of the micrograph."""

@@ -53,8 +53,8 @@ def find_volume(settings: Settings, pretend: Path | None = None) -> tuple[str, d
         return stored
     place = _store(folder, pretend, "volume.json", seen)
     names = {}
-    for number, (first, end) in enumerate(parts, start=1):
-        content = {"identity": seen["identity"], "shape": seen["shape"], "blocks": [first, end]}
+    for number in range(1, parts + 1):
+        content = {"identity": seen["identity"], "shape": seen["shape"], "part": number, "of": parts}
         names[f"{number:05d}"] = _store(folder, pretend, f"parts/part_{number:05d}.json", content)
     if pretend is None:
         for name, path in stored_parts(folder.parent)[1].items():
@@ -79,19 +79,15 @@ def volume_workload(settings: Settings, volume: str, parts: dict[str, str]) -> W
         Paths of its description and of the lists of its blocks.
     """
     seen = json.loads(Path(volume).read_text(encoding="utf-8"))
-    ranges = {
-        number: json.loads(Path(path).read_text(encoding="utf-8"))["blocks"] for number, path in parts.items()
-    }
-    blocks = {number: end - first for number, (first, end) in ranges.items()}
     voxel = settings.section("vem.restore").model_dump()["voxel_nm"] or seen["voxel_nm"]
     restored = math.prod(seen["shape"]) * (voxel[0] / voxel[2] if voxel else 1)
-    return Workload(blocks, restored / 1e6 / max(1, sum(blocks.values())), 0.0, True, 0.0, 0.0, 0.0)
+    return Workload(dict.fromkeys(parts, 1), restored / 1e6 / max(1, len(parts)), 0.0, True, 0.0, 0.0, 0.0)
 
 
-def _look(settings: Settings) -> tuple[dict[str, Any], list[tuple[int, int]]]:
+def _look(settings: Settings) -> tuple[dict[str, Any], int]:
     from emflow.io.volume import open_volume, volume_identity
     from emflow.vem.config import VemParts, VemRestore
-    from emflow.vem.parts import parts_of
+    from emflow.vem.parts import number_of_parts
 
     volume = open_volume(str(settings.input.volume))
     restore, size = settings.section("vem.restore"), settings.section("vem.parts")
@@ -104,7 +100,7 @@ def _look(settings: Settings) -> tuple[dict[str, Any], list[tuple[int, int]]]:
         "dtype": str(volume.dtype),
         "voxel_nm": list(volume.voxel_nm) if volume.voxel_nm else None,
     }
-    return seen, parts_of(volume.shape, restore, size)
+    return seen, number_of_parts(volume.shape, restore, size)
 
 
 def _store(folder: Path, pretend: Path | None, name: str, content: dict[str, Any]) -> str:

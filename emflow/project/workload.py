@@ -27,9 +27,9 @@ class Workload:
     """What the units of all steps are counted from."""
 
     shards: dict[str, int]
-    """Number of each shard → its micrographs; of each part of a volume → its blocks."""
+    """Number of each shard → its micrographs; of each part of a volume → 1."""
     megapixels: float
-    """Of a micrograph; of a block of a volume, its million restored voxels."""
+    """Of a micrograph; of a part of a volume, its million restored voxels."""
     particles_per_micrograph: float
     counted: bool
     """Whether particles were counted in this project; else they are a guess."""

@@ -1,4 +1,4 @@
-"""How many blocks a volume is restored in, and which of them a job does; without torch, since plans ask for it."""
+"""Which blocks of a volume a job restores; without torch, since plans ask for it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import math
 from emflow.vem.config import VemParts, VemRestore
 
 
-def number_of_blocks(shape: tuple[int, int, int], cfg: VemRestore) -> int:
-    """Blocks of a measured volume (slices, rows, columns)."""
+def number_of_parts(shape: tuple[int, int, int], cfg: VemRestore, size: VemParts) -> int:
+    """Jobs for a measured volume (slices, rows, columns), so that each does about as many blocks as wished."""
     sides = cfg.block_slices, cfg.block_px, cfg.block_px
-    return math.prod(-(-length // side) for length, side in zip(shape, sides, strict=True))
+    blocks = math.prod(-(-length // side) for length, side in zip(shape, sides, strict=True))
+    return -(-blocks // size.blocks)
 
 
-def parts_of(shape: tuple[int, int, int], cfg: VemRestore, size: VemParts) -> list[tuple[int, int]]:
-    """Blocks of each job, [first, end), in order."""
-    count = number_of_blocks(shape, cfg)
-    return [(first, min(first + size.blocks, count)) for first in range(0, count, size.blocks)]
+def blocks_of_part(number: int, parts: int, blocks: int) -> range:
+    """Blocks of a part (from 1); each block belongs to one part, whatever their number turns out to be."""
+    return range((number - 1) * blocks // parts, number * blocks // parts)

@@ -138,7 +138,9 @@ def test_what_extraction_set_aside_is_listed(project: Path) -> None:
     aside = {"rlnMicrographName": ["micrographs/m3.mrc"], "emflowMicrographId": ["id3"]}
     aside |= {"emflowReason": ["two jobs died on it"], "emflowExpected": [""]}
     write_star(project / "extract" / "shard_00001.star", tables | {"set_aside": pd.DataFrame(aside)})
-    assert "two jobs died on it" not in Page(make(project)[0]).text, "its record does not say that there is any"
+    assert "two jobs died on it" not in Page(make(project)[0]).text, (
+        "its record does not say that there is any"
+    )
     record = project / "records" / "extract.run" / "shard_00001.json"
     record.parent.mkdir()
     record.write_text(json.dumps({"step": "extract.run", "set_aside": 1}))
