@@ -1,5 +1,6 @@
 # make demo     simulate a small session, run the whole chain on it, show the figures
 #               (make demo PROFILE=slurm: on the cluster, from a node that may submit jobs)
+# make demo-vem simulate an anisotropic volume of tissue, restore it, show the figures
 # make test     all tests
 # make check    format, lint, types, import order, rules, plans, licences, generated files
 # make bench    benchmarks against the named peers (benchmarks/)
@@ -12,11 +13,12 @@ PROFILE ?= profiles/local
 BIN := .venv/bin
 READY := .venv/.ready
 DEMO := results/demo-input
+VOLUME := results/vem-input
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test check bench generate
+.PHONY: demo demo-vem test check bench generate
 
 demo: $(READY) $(DEMO)/truth/facts.json
 	snakemake --profile $(PROFILE) --configfile config/demo.yaml
@@ -25,6 +27,13 @@ demo: $(READY) $(DEMO)/truth/facts.json
 # Only where there is none: a new session would be new micrographs to the project. Remove the folder for one.
 $(DEMO)/truth/facts.json: | $(READY)
 	emflow simulate session $(DEMO) --config config/demo.yaml
+
+demo-vem: $(READY) $(VOLUME)/truth/facts.json
+	snakemake --profile $(PROFILE) --configfile config/vem.yaml
+	python -m emflow.project.figures results/vem
+
+$(VOLUME)/truth/facts.json: | $(READY)
+	emflow simulate volume $(VOLUME) --config config/vem.yaml
 
 test: $(READY)
 	pytest -n $(JOBS) --dist loadfile

@@ -29,6 +29,10 @@ MAIN = {
     "refine_map_to_truth_fsc05_angstrom refine_attainable_fsc05_angstrom refine_over_attainable_ratio "
     "halves_over_truth_ratio denoise_gain_over_raw_db denoise_gain_over_gaussian_db "
     "heterogeneity_coordinate1_rank_correlation heterogeneity_fsc_area heterogeneity_mean_fsc_area",
+    "vem.slices": "slices_used slices_absent",
+    "vem.model": "held_out_psnr_db held_out_psnr_linear_db",
+    "vem": "share_abstained half_width_mean axial_over_lateral_power",
+    "vem.score": "psnr_db psnr_linear_db ssim_xz axial_resolution_voxels high_frequency_power coverage",
     "cost": "jobs cpu_s peak_memory_mb",
 }
 """The main figures of each section of summary.json; the rest stands on the page."""
@@ -60,7 +64,8 @@ def doubts(verdicts: list[dict[str, str]]) -> list[str]:
 def main(project: Path) -> None:
     """Print the figures of a project's summary.json, and the path of its page."""
     summary = json.loads((project / "report" / "summary.json").read_text(encoding="utf-8"))
-    verdicts = json.loads((project / "validate" / "verdicts.json").read_text(encoding="utf-8"))
+    room = "vem" if (project / "vem").is_dir() else "validate"
+    verdicts = json.loads((project / room / "verdicts.json").read_text(encoding="utf-8"))
     print("\n".join([*lines(summary), "", *doubts(verdicts)]))
     print(f"\nThe page: {(project / 'report' / 'index.html').resolve()}")
 

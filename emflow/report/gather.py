@@ -63,6 +63,11 @@ class Results:
     """Facts of the simulated session, where there is one."""
     problems: list[str] = field(default_factory=list)
 
+    @property
+    def of_volume(self) -> bool:
+        """Whether these are results of a volume rather than of micrographs."""
+        return (self.folder / "vem").is_dir() and not len(self.micrographs)
+
     def path(self, *parts: str) -> Path | None:
         """Return a file of the results if it is there."""
         path = self.folder.joinpath(*parts)

@@ -30,7 +30,7 @@ from emflow.report.summary import Numbers, Stage, accepted_of, stages
 from emflow.report.targets import compare_with_targets
 from emflow.report.validation import fsc_figure, validation_figures
 from emflow.report.variation import variation_entry
-from emflow.report.volume import is_volume, volume_context
+from emflow.report.volume import volume_context
 
 MOST_ROWS = 300
 """Rows of a table on the page; the rest is in the STAR file that is named below it."""
@@ -86,7 +86,7 @@ def render(results: Results, summary: dict[str, Numbers]) -> str:
         "label": lambda name: words.label_and_unit(name)[0],
         "unit": lambda name: words.label_and_unit(name)[1],
     }
-    if is_volume(results):
+    if results.of_volume:
         shown, template = volume_context(results, summary), "volume.html"
     else:
         shown, template = context(results, summary), "page.html"
@@ -128,7 +128,7 @@ def _frame(results: Results, summary: dict[str, Numbers]) -> dict[str, Any]:
     settings = (
         yaml.safe_dump(results.settings, sort_keys=False, allow_unicode=True) if results.settings else ""
     )
-    facts = {} if is_volume(results) else results.settings.get("sample") or {}
+    facts = {} if results.of_volume else results.settings.get("sample") or {}
     return {
         "project": project,
         "version": __version__,

@@ -42,7 +42,8 @@ def summarise(results: Results) -> dict[str, Numbers]:
     ``{section: {name: number}}``; sections of steps that have not run are absent.
     """
     table = results.micrographs
-    summary: dict[str, Numbers] = {"session": _session(results), "ctf": _ctf(table), "pick": _pick(table)}
+    session = {} if results.of_volume else _session(results)
+    summary: dict[str, Numbers] = {"session": session, "ctf": _ctf(table), "pick": _pick(table)}
     summary["extract"] = counted = _extract(results)
     for name, numbers in results.metrics.items():
         summary[name] = {**summary.get(name, {}), **numbers}

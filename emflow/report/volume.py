@@ -27,11 +27,6 @@ FIGURES: dict[str, tuple[str, str]] = {
 """File below the project's results, without its ending → what it shows, and its caption."""
 
 
-def is_volume(results: Results) -> bool:
-    """Whether these are results of a volume rather than of micrographs."""
-    return (results.folder / "vem").is_dir() and not len(results.micrographs)
-
-
 def volume_context(results: Results, summary: dict[str, Numbers]) -> dict[str, Any]:
     """Return what the template shows of a volume."""
     return {
