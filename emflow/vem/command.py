@@ -2,174 +2,130 @@
 
 from __future__ import annotations
 
-import logging
 import shlex
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from emflow import device as devices
-from emflow.io.journal import Journal, result_key
-from emflow.io.ome import create_image, write_pyramid
+from emflow.io.journal import result_key
 from emflow.io.record import Record, write_metrics, write_verdicts
-from emflow.io.volume import Volume, open_volume, volume_identity
+from emflow.io.volume import open_volume, volume_identity
 from emflow.nn.unet import on_device
 from emflow.nn.weights import CheckpointFile, write_model
 from emflow.step import EmflowError, Run
-from emflow.vem.blocks import Block, blocks_of
-from emflow.vem.config import VemRestore, VemScore, VemTrain
+from emflow.vem.command_check import check
+from emflow.vem.command_restore import begin, fill, finish, restore
+from emflow.vem.config import VemScore, VemTrain
+from emflow.vem.grid import Grid
 from emflow.vem.heldout import FEWEST, hold_out
-from emflow.vem.inputs import KIND, factor_of, read_filler, read_middle, to_tensor, voxel_of
+from emflow.vem.inputs import DOUBLED, KIND, grid_of, to_tensor, voxel_of
+from emflow.vem.inputs_slices import Measured, table_digest
 from emflow.vem.model import Filler
-from emflow.vem.outputs import chunk_side, stored, training_metrics, training_verdicts
-from emflow.vem.restore import restore_block
+from emflow.vem.outputs import training_metrics, training_verdicts
+from emflow.vem.outputs_restored import slice_metrics
+from emflow.vem.outputs_slices import tells
 from emflow.vem.score import axial_resolution, axial_spectra, high_frequency_power, psnr, ssim
+from emflow.vem.tell import told_of
 from emflow.vem.train import interval_factor, residual_spread, train_filler
 
-log = logging.getLogger("emflow")
+__all__ = ["begin", "check", "fill", "finish", "restore", "score", "train"]
 
 _UNSEEN = 8
 """Every so-manieth slice is kept from the training, for the interval."""
 
 
-def train(volume: Path, out: Path, /, *, cfg: VemTrain = VemTrain(), run: Run = Run()) -> None:
+def train(
+    volume: Path,
+    out: Path,
+    /,
+    *,
+    slices: Path | None = None,
+    cfg: VemTrain = VemTrain(),
+    run: Run = Run(),
+) -> None:
     """Learn from a volume's own slices to fill the gaps between them. No isotropic data is needed.
 
     Parameters
     ----------
     volume
-        TIFF stack or folder, MRC, HDF5 (FILE:/NAME), Zarr or OME-Zarr.
+        TIFF stack or folder, MRC, HDF5 (FILE:/NAME), N5, Zarr or OME-Zarr.
     out
-        Folder to write: model.safetensors, its manifest model.json, metrics.json, verdicts.json.
+        Folder to write: model.safetensors, its manifest model.json, metrics.json, verdicts.json; and
+        doubled.safetensors, the network of the held-out test, which fills the gaps about single absent slices.
+    slices
+        Table from vem check: what it does not use is not learned from.
     """
     device = devices.prepare(run)
     source = open_volume(volume)
-    factor = factor_of(source, voxel_of(source, cfg))
-    with Record("vem.train", cfg, run, inputs=[volume]) as record:
-        pixels = read_middle(source, cfg.max_slices, cfg.max_side_px)
-        mean, deviation = float(pixels.mean()), float(pixels.std())
+    grid = grid_of(source, voxel_of(source, cfg))
+    with Record("vem.train", cfg, run, inputs=[volume, *([slices] if slices else [])]) as record:
+        measured = Measured.of(source, slices, align=cfg.align, normalise=cfg.normalise)
+        pixels, used = measured.learned(cfg.max_slices, cfg.max_side_px)
+        mean, deviation = float(pixels[used].mean()), float(pixels[used].std(correction=0))
         if deviation == 0:
             raise EmflowError(f"{volume}: its middle is constant; there is nothing to learn from.")
-        slices = torch.from_numpy((pixels - mean) / deviation)
-        unseen = torch.arange(len(slices)) % _UNSEEN == _UNSEEN // 2
+        pixels = (pixels - mean) / deviation
+        unseen = used & (used.cumsum(0) % _UNSEEN == _UNSEEN // 2 + 1)
         if not unseen.any():
-            unseen[-1] = True
-        learned = slices[~unseen]
+            unseen[used.nonzero()[-1]] = True
+        learned = pixels[used & ~unseen]
         if not len(learned):
-            raise EmflowError(f"{volume}: {len(slices)} slices; expected at least 2.")
-        filler = _begin(factor, mean, deviation, cfg, device)
-        filler.spread = residual_spread(learned, factor, cfg)
-        checkpoint = CheckpointFile(
-            out / ".checkpoint.safetensors", result_key(cfg, factor, volume_identity(source))
-        )
+            raise EmflowError(f"{volume}: {int(used.sum())} slices to learn from; expected at least 2.")
+        filler = _begin(grid, 1, mean, deviation, cfg, device)
+        filler.spread = residual_spread(learned, grid.factor, cfg, grid.stretch)
+        key = result_key(cfg, grid, volume_identity(source), table_digest(slices))
+        checkpoint = CheckpointFile(out / ".checkpoint.safetensors", key)
         filler.network = train_filler(filler, learned, cfg, device, checkpoint)
-        filler.quantile = interval_factor(filler, slices[unseen], cfg, device)
+        filler.quantile = interval_factor(filler, pixels[unseen], cfg, device)
         held_out = None
-        if cfg.held_out and len(slices) >= FEWEST:
-            held_out = hold_out(slices, _begin(2 * factor, mean, deviation, cfg, device), cfg, device)
-            filler.quantile *= held_out.widening
-        metrics = training_metrics(factor, held_out, filler.quantile, filler.spread)
+        if cfg.held_out and len(pixels) >= FEWEST:
+            doubled = _begin(grid, 2, mean, deviation, cfg, device)
+            held_out = hold_out(pixels, doubled, cfg, device, used=used)
+            if held_out is not None:
+                filler.quantile *= held_out.widening
+                _write(out / DOUBLED, doubled, cfg, {})
+        told = told_of(measured, cfg.coverage)
+        metrics = training_metrics(grid.factor, held_out, filler.quantile, filler.spread)
+        metrics |= slice_metrics(measured, told)
         write_metrics(out / "metrics.json", metrics)
-        write_verdicts(out / "verdicts.json", training_verdicts(held_out))
-        write_model(
-            out / "model.safetensors",
-            filler.network.state_dict(),
-            {"kind": KIND, "factor": factor},
-            licence="not stated",
-            recipe=[shlex.join(["emflow", *sys.argv[1:]])],
-            facts={
-                "mean": mean,
-                "deviation": deviation,
-                "spread": filler.spread,
-                "quantile": filler.quantile,
-                "coverage": cfg.coverage,
-                "settings": cfg.model_dump(mode="json"),
-                "metrics": metrics,
-            },
-        )
+        write_verdicts(out / "verdicts.json", [*training_verdicts(held_out), tells(told)])
+        _write(out / "model.safetensors", filler, cfg, metrics)
         checkpoint.remove()
         record.notes = dict(metrics)
 
 
-def _begin(factor: int, mean: float, deviation: float, cfg: VemTrain, device: torch.device) -> Filler:
+def _begin(
+    grid: Grid, times: int, mean: float, deviation: float, cfg: VemTrain, device: torch.device
+) -> Filler:
+    """A filler for gaps of so many times the slices' distance."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed)
-        filler = Filler.begin(factor, mean, deviation, 1.0)
+        ratio = None if grid.whole else times * grid.ratio
+        filler = Filler.begin(times * grid.factor, mean, deviation, 1.0, ratio)
     on_device(filler.network, device)
     return filler
 
 
-def restore(
-    volume: Path,
-    model: Path,
-    out: Path,
-    error: Path,
-    /,
-    *,
-    cfg: VemRestore = VemRestore(),
-    run: Run = Run(),
-) -> None:
-    """Fill the gaps between slices, block by block: the result is isotropic, the measured slices stay as they are.
-
-    A run that was killed goes on with the block that it was at.
-
-    Parameters
-    ----------
-    volume
-        TIFF stack or folder, MRC, HDF5 (FILE:/NAME), Zarr or OME-Zarr.
-    model
-        Folder or weights from vem train.
-    out, error
-        OME-Zarr images to write: the restored volume, and the half-width of the interval about each voxel, in
-        units of its intensities.
-    """
-    device = devices.prepare(run)
-    source = open_volume(volume)
-    voxel = voxel_of(source, cfg)
-    factor = factor_of(source, voxel)
-    filler, weights = read_filler(model, device)
-    if filler.factor != factor:
-        raise EmflowError(
-            f"{model}: fills gaps of {filler.factor}; {volume} has slices {factor} pixels apart."
-        )
-    with Record("vem.restore", cfg, run, inputs=[volume, model]) as record:
-        sides, blocks = blocks_of(
-            source.shape, (cfg.block_slices, cfg.block_px, cfg.block_px), filler.network
-        )
-        shape = ((source.shape[0] - 1) * factor + 1, *source.shape[1:])
-        chunk = chunk_side(sides[0] * factor), chunk_side(sides[1]), chunk_side(sides[2])
-        notes = {"made_by": "vem.restore", "weights": weights.sha256, "input": volume_identity(source)}
-        isotropic = voxel[0] / factor, voxel[1], voxel[2]
-        images = [
-            create_image(path, shape, source.dtype, isotropic, chunk, {**notes, "content": content})
-            for path, content in (
-                (out, "restored"),
-                (error, f"{weights.facts['coverage']:g} interval, half-width"),
-            )
-        ]
-        # within the images, so that an image that is made anew begins without one
-        journals = [Journal(path / ".blocks.journal") for path in (out, error)]
-        key = result_key(cfg, notes, chunk)
-        for block in blocks:
-            if any(journal.get(str(block.number), key) is None for journal in journals):
-                _restore(source, filler, block, images, device)
-                for journal in journals:
-                    journal.put(str(block.number), key, True)
-        for path in (out, error):
-            write_pyramid(path)
-        record.notes = {"blocks": len(blocks), "voxels": int(np.prod(shape)), "weights": weights.sha256}
-
-
-def _restore(source: Volume, filler: Filler, block: Block, images: list, device: torch.device) -> None:
-    slices = to_tensor(source.read(block.region(block.seen)), source.path, device)
-    found = restore_block(filler, slices, block)
-    first = block.core[0][0] * filler.factor
-    _, rows, columns = block.region(block.core)
-    at = slice(first, first + len(found.values)), rows, columns
-    images[0][at] = stored(found.values, source.dtype)
-    images[1][at] = stored(found.error, source.dtype, up=True)
+def _write(weights: Path, filler: Filler, cfg: VemTrain, metrics: dict[str, float | int | None]) -> None:
+    write_model(
+        weights,
+        filler.network.state_dict(),
+        {"kind": KIND, "factor": filler.factor},
+        licence="not stated",
+        recipe=[shlex.join(["emflow", *sys.argv[1:]])],
+        facts={
+            "mean": filler.mean,
+            "deviation": filler.deviation,
+            "spread": filler.spread,
+            "quantile": filler.quantile,
+            "ratio": filler.ratio,
+            "coverage": cfg.coverage,
+            "settings": cfg.model_dump(mode="json"),
+            "metrics": metrics,
+        },
+    )
 
 
 def score(
