@@ -122,6 +122,9 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
 """Room → its help and its verbs; each verb is the function of that name in ``emflow.<room>.command``
 (with an underscore for a hyphen, and one behind a name that Python keeps for itself: ``import_``)."""
 
+PARTS_OF = dict.fromkeys(("vem.begin", "vem.fill", "vem.finish"), "vem.restore")
+"""Commands that do a part of a step, and take its settings."""
+
 PROJECT_COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("emflow.project.command:init", "Write a commented configuration for a folder of micrographs."),
     "plan": (
@@ -202,8 +205,14 @@ def take_settings(tokens: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
         if name == "--json":
             settings |= _from_json(value, tokens[:2])
         else:
-            settings |= _from_configuration(value, ".".join(tokens[:2]).replace("-", "_"))
+            settings |= _from_configuration(value, step_of(tokens))
     return rest, settings
+
+
+def step_of(words: Sequence[str]) -> str:
+    """Section of a configuration that a command's settings stand in."""
+    step = ".".join(words[:2]).replace("-", "_")
+    return PARTS_OF.get(step, step)
 
 
 def _from_json(text: str, words: Sequence[str]) -> dict[str, Any]:
@@ -214,10 +223,10 @@ def _from_json(text: str, words: Sequence[str]) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise EmflowError("--json: expected one step's settings, as an object.")
     settings.pop("restart", None)
-    version, room = settings.pop("version", None), words[0]
-    if version is not None and room in COMMANDS:
-        verb = words[1]
-        model = importlib.import_module(f"emflow.{room}.config").STEPS[verb.replace("-", "_")]
+    version = settings.pop("version", None)
+    if version is not None and words[0] in COMMANDS:
+        room, verb = step_of(words).split(".")
+        model = importlib.import_module(f"emflow.{room}.config").STEPS[verb]
         # for this process, which is one job: what an older version made of this shard is still good
         model.version = int(version)
     return settings

@@ -32,7 +32,7 @@ MAIN = {
     "vem.slices": "slices_used slices_absent",
     "vem.model": "held_out_psnr_db held_out_psnr_linear_db",
     "vem": "share_abstained half_width_mean axial_over_lateral_power",
-    "vem.score": "psnr_db psnr_linear_db ssim_xz axial_resolution_voxels high_frequency_power coverage",
+    "vem.score": "psnr_db ssim_xz axial_resolution_voxels high_frequency_power coverage",
     "cost": "jobs cpu_s peak_memory_mb",
 }
 """The main figures of each section of summary.json; the rest stands on the page."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 from torch import Tensor
 
 from emflow.figure import BLUE, INK, figure, styled
@@ -104,6 +105,8 @@ def draw_spectra(spectra: Spectra) -> Figure:
         "Nyquist of the slices", (1 / spectra.ratio, 0.03), xycoords=("data", "axes fraction"), xytext=(3, 0),
         textcoords="offset points", fontsize=8, rotation=90, va="bottom",
     )  # fmt: skip
+    for ticks in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+        ticks(FuncFormatter(lambda value, _: f"{value:g}"))  # the log scale's own needs formulas
     ax.set_xlim(0, 1)
     ax.set_xlabel("frequency (1 is Nyquist of the isotropic volume)")
     ax.set_ylabel("power along z / along x")

@@ -83,7 +83,7 @@ rule vem_begin:
 
 rule vem_restore:
     input:
-        part="<results>/vem/parts/part_{part}.json",
+        part=lambda wildcards: project.parts[wildcards.part],
         slices="<results>/vem/slices/slices.star",
         weights="<results>/vem/model/model.safetensors",
         begun="<results>/vem/begun.json",
