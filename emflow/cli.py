@@ -109,6 +109,7 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
     "vem": (
         "Restore volumes of volume electron microscopy.",
         {
+            "check": "Find slices that are missing, damaged, shifted or of other brightness.",
             "train": "Learn from a volume's own slices to fill the gaps between them.",
             "restore": "Fill the gaps between slices, with the error of each voxel.",
             "score": "Compare a restored volume with the true one.",

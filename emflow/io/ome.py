@@ -5,6 +5,7 @@ The format: J. Moore et al., Nat. Methods 18, 1496 (2021); https://ngff.openmicr
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,15 +120,15 @@ def create_image(
     return level
 
 
-def write_pyramid(path: Path, rows: int = 64) -> None:
+def write_pyramid(path: Path, side: int = 192) -> None:
     """Write the coarser levels of an image, each the mean of two voxels a side, and name them in its metadata.
 
     An axis is halved where it is the finest or as fine, so that an anisotropic image becomes isotropic first.
 
     Parameters
     ----------
-    rows
-        Slices of the coarser level that are made at once; bounds the memory.
+    side
+        Voxels of the coarser level, along each axis, that are made at once, raised to whole chunks; bounds the memory.
     """
     group = zarr.open_group(path, mode="r+")
     notes: dict[str, Any] = dict(group.attrs)["emflow"]  # type: ignore[assignment]
@@ -147,9 +148,12 @@ def write_pyramid(path: Path, rows: int = 64) -> None:
             dimension_names=_AXES,
             overwrite=True,
         )
-        for first in range(0, shape[0], rows):
-            part = np.asarray(level[first * steps[0] : (first + rows) * steps[0]])
-            coarse[first : first + rows] = _halved(part, steps)
+        sides = [-(-side // chunk) * chunk for chunk in level.chunks]
+        starts = [range(0, length, step) for length, step in zip(shape, sides, strict=True)]
+        for place in itertools.product(*starts):
+            at = tuple(slice(a, a + n) for a, n in zip(place, sides, strict=True))
+            of = tuple(slice(a.start * n, a.stop * n) for a, n in zip(at, steps, strict=True))
+            coarse[at] = _halved(np.asarray(level[of]), steps)
         z, y, x = (v * s for v, s in zip(voxels[-1], steps, strict=True))
         voxels.append((z, y, x))
         level = coarse

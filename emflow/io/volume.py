@@ -34,6 +34,8 @@ class Volume:
     voxel_nm: Voxel | None
     """Distance of voxels along z, y, x in nanometre; None where the file does not say."""
     _read: Callable[[Region], np.ndarray]
+    names: tuple[str, ...] = ()
+    """Of the slices, where each is a file."""
 
     def read(self, region: Region | None = None) -> np.ndarray:
         """Return a region, or all of it, as it is stored.
@@ -177,7 +179,7 @@ def _open_folder(path: Path) -> Volume:
             planes.append(plane[region[1], region[2]])
         return np.stack(planes)
 
-    return Volume(path, _three(path, shape), first.dtype, None, read)
+    return Volume(path, _three(path, shape), first.dtype, None, read, tuple(file.name for file in files))
 
 
 def _open_slice(path: Path) -> np.ndarray:

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 
 from emflow.nn.unet import UNet
 from emflow.vem.gaps import COLUMNS
+from emflow.vem.grid import Grid
 
 Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Block:
-    """A block of measured slices, rows and columns, and the wider one that the network must see for it."""
+    """A block of restored slices, rows and columns, and the wider one that the network must see for it."""
 
     number: int
-    core: tuple[Span, Span, Span]
-    """Measured slices, rows and columns whose restored voxels this block makes, [first, end)."""
+    made: tuple[Span, Span, Span]
+    """Restored slices, rows and columns that this block makes, [first, end)."""
+    gaps: Span
+    """Measured slices between which these lie; the last is one of them."""
     seen: tuple[Span, Span, Span]
-    """The same with the network's margins, within the volume."""
+    """Measured slices, rows and columns with the network's margins, within the volume."""
 
-    def region(self, of: tuple[Span, Span, Span]) -> tuple[slice, slice, slice]:
-        """Return spans as slices."""
-        (a, b), (c, d), (e, f) = of
+    @property
+    def region(self) -> tuple[slice, slice, slice]:
+        """What it makes, as slices."""
+        (a, b), (c, d), (e, f) = self.made
         return slice(a, b), slice(c, d), slice(e, f)
 
 
 def blocks_of(
-    shape: tuple[int, int, int], size: tuple[int, int, int], network: UNet
+    shape: tuple[int, int, int], size: tuple[int, int, int], network: UNet, grid: Grid, doubled: bool = False
 ) -> tuple[tuple[int, int, int], list[Block]]:
     """Divide a measured volume.
 
@@ -37,30 +42,35 @@ def blocks_of(
     shape
         Measured slices, rows, columns.
     size
-        Wished sides of a block; raised to multiples of the network's strides, so that blocks see what the
-        whole sees.
+        Wished measured slices, rows and columns of a block; raised to multiples of the network's strides, so that
+        blocks see what the whole sees.
+    doubled
+        Whether every second slice is looked at as well, by a network of the same kind.
 
     Returns
     -------
-    The sides taken, and the blocks in order.
+    Restored slices, rows and columns of a block, and the blocks in order.
     """
-    strides, margins = [], []
-    down, across = network.strides
-    for axis in range(3):
-        step = down if axis == 0 else across * COLUMNS
-        strides.append(step)
-        margins.append(network.margins[0] if axis == 0 else network.margins[1] * COLUMNS)
-    sides = [-(-max(1, wished) // step) * step for wished, step in zip(size, strides, strict=True)]
+    (down, across), (above, beside) = network.strides, (network.margins[0], network.margins[1] * COLUMNS)
+    if doubled:
+        down, above = 2 * down, 2 * above + 2 * down
+    strides = down, across * COLUMNS, across * COLUMNS
+    wished = [-(-max(1, n) // step) * step for n, step in zip(size, strides, strict=True)]
+    sides = math.floor(wished[0] * grid.ratio), wished[1], wished[2]
+    lengths = grid.slices(shape[0]), *shape[1:]
     spans = [
         [(first, min(first + side, length)) for first in range(0, length, side)]
-        for side, length in zip(sides, shape, strict=True)
+        for side, length in zip(sides, lengths, strict=True)
     ]
     out = []
     for number, (z, y, x) in enumerate(itertools.product(*spans)):
-        # one slice more above: the last gap of a block ends on its neighbour's first slice
-        seen = [
-            (max(0, first - margin), min(length, end + margin + (axis == 0)))
-            for axis, ((first, end), margin, length) in enumerate(zip((z, y, x), margins, shape, strict=True))
-        ]
-        out.append(Block(number, (z, y, x), (seen[0], seen[1], seen[2])))
-    return (sides[0], sides[1], sides[2]), out
+        gaps = grid.gaps(z, shape[0])
+        low = max(0, (gaps[0] - above) // down * down)
+        # where gaps are doubled, one may end a slice further on
+        high = min(shape[0], gaps[1] + above + 1 + doubled)
+        (rows, columns) = (
+            (max(0, first - beside), min(length, end + beside))
+            for (first, end), length in zip((y, x), shape[1:], strict=True)
+        )
+        out.append(Block(number, (z, y, x), gaps, ((low, high), rows, columns)))
+    return sides, out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shlex
 import sys
@@ -11,101 +12,139 @@ import numpy as np
 import torch
 
 from emflow import device as devices
-from emflow.io.journal import Journal, result_key
+from emflow.io.journal import result_key
 from emflow.io.listing import stat_file
-from emflow.io.ome import create_image, write_pyramid
 from emflow.io.record import Record, write_metrics, write_verdicts
 from emflow.io.volume import Volume, open_volume
 from emflow.nn.unet import on_device
 from emflow.nn.weights import CheckpointFile, write_model
 from emflow.step import EmflowError, Run
 from emflow.vem.blocks import Block, blocks_of
+from emflow.vem.command_check import check
 from emflow.vem.config import VemRestore, VemScore, VemTrain
+from emflow.vem.grid import TOLERANCE, Grid
 from emflow.vem.heldout import FEWEST, hold_out
-from emflow.vem.inputs import KIND, factor_of, read_filler, read_middle, to_tensor, voxel_of
+from emflow.vem.inputs import DOUBLED, KIND, grid_of, read_doubled, read_filler, to_tensor, voxel_of
+from emflow.vem.inputs_slices import Measured
+from emflow.vem.lacking import Lacking
 from emflow.vem.model import Filler
-from emflow.vem.outputs import chunk_side, stored, training_metrics, training_verdicts
+from emflow.vem.outputs import stored, training_metrics, training_verdicts
+from emflow.vem.outputs_images import Image, Images, chunks_of
+from emflow.vem.outputs_restored import restoring_metrics, restoring_verdicts, slice_metrics, slice_notes
+from emflow.vem.outputs_slices import tells
 from emflow.vem.restore import restore_block
 from emflow.vem.score import axial_resolution, axial_spectra, high_frequency_power, psnr, ssim
+from emflow.vem.tell import lacking_of, told_of
 from emflow.vem.train import interval_factor, residual_spread, train_filler
 
 log = logging.getLogger("emflow")
+
+__all__ = ["check", "restore", "score", "train"]
 
 _UNSEEN = 8
 """Every so-manieth slice is kept from the training, for the interval."""
 
 
-def train(volume: Path, out: Path, /, *, cfg: VemTrain = VemTrain(), run: Run = Run()) -> None:
+def train(
+    volume: Path,
+    out: Path,
+    /,
+    *,
+    slices: Path | None = None,
+    cfg: VemTrain = VemTrain(),
+    run: Run = Run(),
+) -> None:
     """Learn from a volume's own slices to fill the gaps between them. No isotropic data is needed.
 
     Parameters
     ----------
     volume
-        TIFF stack or folder, MRC, HDF5 (FILE:/NAME), Zarr or OME-Zarr.
+        TIFF stack or folder, MRC, HDF5 (FILE:/NAME), N5, Zarr or OME-Zarr.
     out
-        Folder to write: model.safetensors, its manifest model.json, metrics.json, verdicts.json.
+        Folder to write: model.safetensors, its manifest model.json, metrics.json, verdicts.json; and
+        doubled.safetensors, the network of the held-out test, which fills the gaps about single absent slices.
+    slices
+        Table from vem check: what it does not use is not learned from.
     """
     device = devices.prepare(run)
     source = open_volume(volume)
-    factor = factor_of(source, voxel_of(source, cfg))
-    with Record("vem.train", cfg, run, inputs=[volume]) as record:
-        pixels = read_middle(source, cfg.max_slices, cfg.max_side_px)
-        mean, deviation = float(pixels.mean()), float(pixels.std())
+    grid = grid_of(source, voxel_of(source, cfg))
+    with Record("vem.train", cfg, run, inputs=[volume, *([slices] if slices else [])]) as record:
+        measured = Measured.of(source, slices, align=cfg.align, normalise=cfg.normalise)
+        pixels, used = measured.learned(cfg.max_slices, cfg.max_side_px)
+        mean, deviation = float(pixels[used].mean()), float(pixels[used].std(correction=0))
         if deviation == 0:
             raise EmflowError(f"{volume}: its middle is constant; there is nothing to learn from.")
-        slices = torch.from_numpy((pixels - mean) / deviation)
-        unseen = torch.arange(len(slices)) % _UNSEEN == _UNSEEN // 2
+        pixels = (pixels - mean) / deviation
+        unseen = used & (used.cumsum(0) % _UNSEEN == _UNSEEN // 2 + 1)
         if not unseen.any():
-            unseen[-1] = True
-        learned = slices[~unseen]
+            unseen[used.nonzero()[-1]] = True
+        learned = pixels[used & ~unseen]
         if not len(learned):
-            raise EmflowError(f"{volume}: {len(slices)} slices; expected at least 2.")
-        filler = _begin(factor, mean, deviation, cfg, device)
-        filler.spread = residual_spread(learned, factor, cfg)
-        checkpoint = CheckpointFile(
-            out / ".checkpoint.safetensors", result_key(cfg, factor, _identity(source))
-        )
+            raise EmflowError(f"{volume}: {int(used.sum())} slices to learn from; expected at least 2.")
+        filler = _begin(grid, 1, mean, deviation, cfg, device)
+        filler.spread = residual_spread(learned, grid.factor, cfg, grid.stretch)
+        key = result_key(cfg, grid, _identity(source), _digest(slices))
+        checkpoint = CheckpointFile(out / ".checkpoint.safetensors", key)
         filler.network = train_filler(filler, learned, cfg, device, checkpoint)
-        filler.quantile = interval_factor(filler, slices[unseen], cfg, device)
+        filler.quantile = interval_factor(filler, pixels[unseen], cfg, device)
         held_out = None
-        if cfg.held_out and len(slices) >= FEWEST:
-            held_out = hold_out(slices, _begin(2 * factor, mean, deviation, cfg, device), cfg, device)
-            filler.quantile *= held_out.widening
-        metrics = training_metrics(factor, held_out, filler.quantile, filler.spread)
+        if cfg.held_out and len(pixels) >= FEWEST:
+            doubled = _begin(grid, 2, mean, deviation, cfg, device)
+            held_out = hold_out(pixels, doubled, cfg, device, used=used)
+            if held_out is not None:
+                filler.quantile *= held_out.widening
+                _write(out / DOUBLED, doubled, cfg, {})
+        told = told_of(measured, cfg.coverage)
+        metrics = training_metrics(grid.factor, held_out, filler.quantile, filler.spread)
+        metrics |= slice_metrics(measured, told)
         write_metrics(out / "metrics.json", metrics)
-        write_verdicts(out / "verdicts.json", training_verdicts(held_out))
-        write_model(
-            out / "model.safetensors",
-            filler.network.state_dict(),
-            {"kind": KIND, "factor": factor},
-            licence="not stated",
-            recipe=[shlex.join(["emflow", *sys.argv[1:]])],
-            facts={
-                "mean": mean,
-                "deviation": deviation,
-                "spread": filler.spread,
-                "quantile": filler.quantile,
-                "coverage": cfg.coverage,
-                "settings": cfg.model_dump(mode="json"),
-                "metrics": metrics,
-            },
-        )
+        write_verdicts(out / "verdicts.json", [*training_verdicts(held_out), tells(told)])
+        _write(out / "model.safetensors", filler, cfg, metrics)
         checkpoint.remove()
         record.notes = dict(metrics)
 
 
-def _begin(factor: int, mean: float, deviation: float, cfg: VemTrain, device: torch.device) -> Filler:
+def _begin(
+    grid: Grid, times: int, mean: float, deviation: float, cfg: VemTrain, device: torch.device
+) -> Filler:
+    """A filler for gaps of so many times the slices' distance."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed)
-        filler = Filler.begin(factor, mean, deviation, 1.0)
+        ratio = None if grid.whole else times * grid.ratio
+        filler = Filler.begin(times * grid.factor, mean, deviation, 1.0, ratio)
     on_device(filler.network, device)
     return filler
+
+
+def _write(weights: Path, filler: Filler, cfg: VemTrain, metrics: dict[str, float | int | None]) -> None:
+    write_model(
+        weights,
+        filler.network.state_dict(),
+        {"kind": KIND, "factor": filler.factor},
+        licence="not stated",
+        recipe=[shlex.join(["emflow", *sys.argv[1:]])],
+        facts={
+            "mean": filler.mean,
+            "deviation": filler.deviation,
+            "spread": filler.spread,
+            "quantile": filler.quantile,
+            "ratio": filler.ratio,
+            "coverage": cfg.coverage,
+            "settings": cfg.model_dump(mode="json"),
+            "metrics": metrics,
+        },
+    )
 
 
 def _identity(volume: Volume) -> str:
     """What tells one input from another without reading it: of a folder its own time stands for its files'."""
     found = stat_file(str(volume.path))
     return found.identity if found else f"{volume.path.name} {volume.shape} {volume.path.stat().st_mtime_ns}"
+
+
+def _digest(path: Path | None) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path else ""
 
 
 def restore(
@@ -115,6 +154,9 @@ def restore(
     error: Path,
     /,
     *,
+    mask: Path | None = None,
+    slices: Path | None = None,
+    report: Path | None = None,
     cfg: VemRestore = VemRestore(),
     run: Run = Run(),
 ) -> None:
@@ -125,58 +167,108 @@ def restore(
     Parameters
     ----------
     volume
-        TIFF stack or folder, MRC, HDF5 (FILE:/NAME), Zarr or OME-Zarr.
+        TIFF stack or folder, MRC, HDF5 (FILE:/NAME), N5, Zarr or OME-Zarr.
     model
         Folder or weights from vem train.
     out, error
-        OME-Zarr images to write: the restored volume, and the half-width of the interval about each voxel, in
-        units of its intensities.
+        Images to write: the restored volume, and the half-width of the interval about each voxel, in units of its
+        intensities. OME-Zarr, or one file where the name ends in .tif or .mrc.
+    mask
+        Image to write: 1 where the half-width exceeds max_error, so that the voxel is not to be relied upon.
+    slices
+        Table from vem check: what it does not use is filled like what is missing; the others are moved into register.
+    report
+        Folder to write: metrics.json, verdicts.json.
     """
     device = devices.prepare(run)
     source = open_volume(volume)
+    measured = Measured.of(source, slices, align=cfg.align, normalise=cfg.normalise)
     voxel = voxel_of(source, cfg)
-    factor = factor_of(source, voxel)
+    grid = grid_of(source, voxel)
     filler, weights = read_filler(model, device)
-    if filler.factor != factor:
+    if filler.factor != grid.factor or abs(filler.grid.ratio / grid.ratio - 1) > TOLERANCE:
         raise EmflowError(
-            f"{model}: fills gaps of {filler.factor}; {volume} has slices {factor} pixels apart."
+            f"{model}: fills gaps of {filler.grid.ratio:g}; {volume} has slices {grid.ratio:g} pixels apart."
         )
-    with Record("vem.restore", cfg, run, inputs=[volume, model]) as record:
+    coverage = float(weights.facts["coverage"])
+    with Record("vem.restore", cfg, run, inputs=[volume, model, *([slices] if slices else [])]) as record:
+        doubled = None if all(measured.used) else read_doubled(model, filler, device)
+        told = told_of(measured, coverage)
+        lacking = lacking_of(measured, doubled, told, coverage)
         sides, blocks = blocks_of(
-            source.shape, (cfg.block_slices, cfg.block_px, cfg.block_px), filler.network
+            measured.shape,
+            (cfg.block_slices, cfg.block_px, cfg.block_px),
+            filler.network,
+            filler.grid,
+            doubled is not None,
         )
-        shape = ((source.shape[0] - 1) * factor + 1, *source.shape[1:])
-        chunk = chunk_side(sides[0] * factor), chunk_side(sides[1]), chunk_side(sides[2])
-        notes = {"made_by": "vem.restore", "weights": weights.sha256, "input": _identity(source)}
-        isotropic = voxel[0] / factor, voxel[1], voxel[2]
-        images = [
-            create_image(path, shape, source.dtype, isotropic, chunk, {**notes, "content": content})
-            for path, content in (
-                (out, "restored"),
-                (error, f"{weights.facts['coverage']:g} interval, half-width"),
+        limit = cfg.max_error * (told.deviation if told else filler.deviation)
+        notes = {
+            "made_by": "vem.restore",
+            "weights": weights.sha256,
+            "input": _identity(source),
+            "slices": _digest(slices),
+            **slice_notes(measured, filler.grid),
+        }
+        places = Images(
+            (filler.grid.slices(len(measured.slices)), *measured.shape[1:]),
+            (voxel[0] / grid.factor if grid.whole else voxel[2], voxel[1], voxel[2]),
+            chunks_of(sides),
+            notes,
+        )
+        images = [places.create(out, source.dtype, "restored")]
+        images.append(places.create(error, source.dtype, f"{coverage:g} interval, half-width"))
+        if mask is not None:
+            images.append(
+                places.create(mask, np.dtype(np.uint8), f"1 where the half-width exceeds {limit:g}")
             )
-        ]
         # within the images, so that an image that is made anew begins without one
-        journals = [Journal(path / ".blocks.journal") for path in (out, error)]
-        key = result_key(cfg, notes, chunk)
+        journals = [image.journal for image in images]
+        key = result_key(cfg, notes, sides, limit)
+        counts: list[dict[str, float]] = []
         for block in blocks:
-            if any(journal.get(str(block.number), key) is None for journal in journals):
-                _restore(source, filler, block, images, device)
+            count, *others = (journal.get(str(block.number), key) for journal in journals)
+            if count is None or None in others:
+                count = _restore(measured, filler, block, lacking, limit, images, device)
                 for journal in journals:
-                    journal.put(str(block.number), key, True)
-        for path in (out, error):
-            write_pyramid(path)
-        record.notes = {"blocks": len(blocks), "voxels": int(np.prod(shape)), "weights": weights.sha256}
+                    journal.put(str(block.number), key, count)
+            counts.append(count)
+        for image in images:
+            image.finish()
+        for image in images:
+            image.tidy()
+        metrics = restoring_metrics(counts, measured, lacking, told)
+        if report is not None:
+            write_metrics(report / "metrics.json", metrics)
+            write_verdicts(
+                report / "verdicts.json", [*restoring_verdicts(metrics, cfg.max_error), tells(told)]
+            )
+        record.notes = {"blocks": len(blocks), "weights": weights.sha256, **metrics}
 
 
-def _restore(source: Volume, filler: Filler, block: Block, images: list, device: torch.device) -> None:
-    slices = to_tensor(source.read(block.region(block.seen)), source.path, device)
-    found = restore_block(filler, slices, block)
-    first = block.core[0][0] * filler.factor
-    _, rows, columns = block.region(block.core)
-    at = slice(first, first + len(found.values)), rows, columns
-    images[0][at] = stored(found.values, source.dtype)
-    images[1][at] = stored(found.error, source.dtype, up=True)
+def _restore(
+    measured: Measured,
+    filler: Filler,
+    block: Block,
+    lacking: Lacking | None,
+    limit: float,
+    images: list[Image],
+    device: torch.device,
+) -> dict[str, float]:
+    slices = measured.read(*block.seen).to(device)
+    found = restore_block(filler, slices, block, lacking)
+    at = block.region
+    dtype = measured.volume.dtype
+    images[0].level[at] = stored(found.values, dtype)
+    images[1].level[at] = stored(found.error, dtype, up=True)
+    for image in images[2:]:
+        image.level[at] = (found.error > limit).cpu().numpy().astype(np.uint8)
+    filled = found.error > 0
+    return {
+        "filled": int(filled.sum()),
+        "abstained": int((found.error > limit).sum()),
+        "half_widths": float(found.error.double().sum()),
+    }
 
 
 def score(

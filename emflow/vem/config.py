@@ -1,5 +1,7 @@
 """Settings of the vem room."""
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from emflow.step import StepConfig
@@ -12,9 +14,38 @@ class VoxelSize(StepConfig):
     """Distance of voxels along z, y, x, in nanometre; null takes the file's, and without one the step stops."""
 
 
-class VemTrain(VoxelSize):
+class VemCheck(StepConfig):
+    """Find slices that are missing, damaged, shifted or of other brightness."""
+
+    window_slices: int = Field(15, ge=5, le=1001)
+    """Neighbours that a slice is compared with, and over which the specimen's own course may turn."""
+    max_side_px: int = Field(1024, ge=64, le=100000)
+    """Side of the middle part of each slice that is looked at, in pixels."""
+    least_similarity: float = Field(0.5, gt=0, lt=1)
+    """A slice is unlike its neighbours where its correlation with them is below this part of theirs."""
+    least_detail: float = Field(0.4, gt=0, lt=1)
+    """A slice is blurred where its detail is below this part of what is usual about it."""
+    most_saturated: float = Field(0.25, gt=0, lt=1)
+    """Share of pixels at the ends of the range, beyond what is usual, from which a slice is saturated."""
+    least_shift_px: float = Field(0.25, ge=0, le=100)
+    """Shifts below this are left, so that the slice stays as measured, in pixels."""
+    brightness_jump: float = Field(0.5, gt=0, le=100)
+    """Departure of a slice's median from its neighbours' that is listed, in deviations within the slice."""
+
+
+class SliceTable(StepConfig):
+    """What is done with what a table of slices tells."""
+
+    align: bool = True
+    """Move slices into register by the shifts of the table; by parts of a pixel they are interpolated."""
+    normalise: bool = False
+    """Give slices the brightness and contrast of their neighbours, as the table tells."""
+
+
+class VemTrain(VoxelSize, SliceTable):
     """Learn to fill the gaps between slices from the measured slices alone."""
 
+    version: ClassVar[int] = 2
     seed: int = Field(0, ge=0)
     """Seed of the first weights and the crops."""
     steps: int = Field(500, gt=0, le=1000000)
@@ -35,13 +66,17 @@ class VemTrain(VoxelSize):
     """Hide slices, restore and score them, and correct the interval by what they tell; doubles the training's cost."""
 
 
-class VemRestore(VoxelSize):
+class VemRestore(VoxelSize, SliceTable):
     """Fill the gaps between slices, block by block."""
 
+    version: ClassVar[int] = 2
     block_slices: int = Field(32, ge=2, le=10000)
     """Measured slices of a block; blocks bound the memory and are what a killed run loses at most."""
     block_px: int = Field(256, ge=16, le=10000)
     """Side of a block, in pixels."""
+    max_error: float = Field(1.2, gt=0, le=1000)
+    """Largest half-width of the interval that you allow, in deviations of the volume's intensities: beyond it the mask
+    is set. Of pure noise nothing is known, and the interval that holds nine tenths of it is 1.64 wide on either side."""
 
 
 class VemScore(StepConfig):
@@ -51,4 +86,9 @@ class VemScore(StepConfig):
     """Every factor-th slice was measured: those are left out of the comparison; 1 compares all."""
 
 
-STEPS: dict[str, type[StepConfig]] = {"train": VemTrain, "restore": VemRestore, "score": VemScore}
+STEPS: dict[str, type[StepConfig]] = {
+    "check": VemCheck,
+    "train": VemTrain,
+    "restore": VemRestore,
+    "score": VemScore,
+}

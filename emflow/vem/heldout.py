@@ -34,8 +34,13 @@ class HeldOut:
 
 
 def hold_out(
-    slices: Tensor, half: Filler, cfg: VemTrain, device: torch.device, size_px: int = 512
-) -> HeldOut:
+    slices: Tensor,
+    half: Filler,
+    cfg: VemTrain,
+    device: torch.device,
+    size_px: int = 512,
+    used: Tensor | None = None,
+) -> HeldOut | None:
     """Hide every second slice, learn from the others to fill the doubled gap, and compare.
 
     Parameters
@@ -46,20 +51,36 @@ def hold_out(
         Filler of the doubled factor, with first weights; it is trained here.
     size_px
         Side of the middle part of the slices that is compared; bounds the cost.
+    used
+        Which slices are used; the others are neither learned from nor compared.
+
+    Returns
+    -------
+    None where too few slices are used. The filler's interval is that of hidden slices then.
     """
     kept, hidden = slices[::2], slices[1::2]
-    half.spread = residual_spread(kept, half.factor, cfg)
-    half.network = train_filler(half, kept, cfg, device)
-    expected = interval_factor(half, hidden, cfg, device, middle=True)
+    fit = torch.ones(len(slices), dtype=torch.bool) if used is None else used
+    whole = fit[:-2:2] & fit[1:-1:2] & fit[2::2]
+    if whole.sum() < FEWEST // 2:
+        return None
+    stretch = half.grid.stretch
+    half.spread = residual_spread(kept[fit[::2]], half.factor, cfg, stretch)
+    half.network = train_filler(half, kept[fit[::2]], cfg, device)
+    expected = interval_factor(half, hidden[fit[1::2]], cfg, device, middle=True)
     part = _middle(kept, size_px).to(device)
     filled, scale = fill_block(half, part)
     row = half.factor // 2 - 1
-    truth = _middle(hidden, size_px)[: len(filled)].to(device)
-    errors = (truth - filled[:, row]).abs()
-    found = conformal(errors / scale[:, row], cfg.coverage)
-    linear = (part[:-1] + part[1:]) / 2
+    truth = _middle(hidden, size_px)[: len(filled)].to(device)[whole]
+    errors = (truth - filled[whole, row]).abs()
+    half.quantile = conformal(errors / scale[whole, row], cfg.coverage)
+    linear = ((part[:-1] + part[1:]) / 2)[whole]
     peak = float(slices.max() - slices.min())
-    return HeldOut(len(truth), psnr(linear, truth, peak), psnr(filled[:, row], truth, peak), found / expected)
+    return HeldOut(
+        len(truth),
+        psnr(linear, truth, peak),
+        psnr(filled[whole, row], truth, peak),
+        half.quantile / expected,
+    )
 
 
 def _middle(slices: Tensor, size: int) -> Tensor:

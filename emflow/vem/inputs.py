@@ -13,9 +13,12 @@ from emflow.nn.unet import on_device
 from emflow.nn.weights import Model, read_model
 from emflow.step import EmflowError
 from emflow.vem.config import VoxelSize
+from emflow.vem.grid import LARGEST, SMALLEST, TOLERANCE, Grid
 from emflow.vem.model import Filler, build
 
 KIND = "gap filler"
+DOUBLED = "doubled.safetensors"
+"""Beside a filler's weights: those for gaps twice as wide."""
 
 
 def voxel_of(volume: Volume, cfg: VoxelSize) -> tuple[float, float, float]:
@@ -36,34 +39,23 @@ def voxel_of(volume: Volume, cfg: VoxelSize) -> tuple[float, float, float]:
     return voxel
 
 
-def factor_of(volume: Volume, voxel_nm: tuple[float, float, float]) -> int:
-    """Return how many times as far slices are apart as pixels.
+def grid_of(volume: Volume, voxel_nm: tuple[float, float, float]) -> Grid:
+    """Return how slices lie among isotropic voxels.
 
     Raises
     ------
     EmflowError
-        If that is no whole number from 2 to 16, or pixels are not square.
+        If they are nearer or further apart than can be restored, or pixels are not square.
     """
     z, y, x = voxel_nm
     if abs(y / x - 1) > 0.02:
         raise EmflowError(f"{volume.path}: pixels of {y:g} × {x:g} nm; expected square ones.")
     ratio = z / x
-    if not 1.98 <= ratio <= 16.3 or abs(ratio / round(ratio) - 1) > 0.02:
+    if not SMALLEST <= ratio <= LARGEST * (1 + TOLERANCE):
         raise EmflowError(
-            f"{volume.path}: slices are {ratio:.2f} pixels apart; expected a whole number from 2 to 16 (within 2 %). "
-            "Check voxel_nm."
+            f"{volume.path}: slices are {ratio:.2f} pixels apart; expected {SMALLEST:g} to {LARGEST}. Check voxel_nm."
         )
-    return round(ratio)
-
-
-def read_middle(volume: Volume, max_slices: int, max_side_px: int) -> np.ndarray:
-    """Read the middle of a volume as float32."""
-    lengths = [
-        min(n, most) for n, most in zip(volume.shape, (max_slices, max_side_px, max_side_px), strict=True)
-    ]
-    starts = [(n - length) // 2 for n, length in zip(volume.shape, lengths, strict=True)]
-    z, y, x = (slice(start, start + length) for start, length in zip(starts, lengths, strict=True))
-    return as_float(volume.read((z, y, x)), volume.path)
+    return Grid.of(ratio)
 
 
 def as_float(block: np.ndarray, path: Path) -> np.ndarray:
@@ -108,8 +100,23 @@ def read_filler(weights: Path, device: torch.device) -> tuple[Filler, Model]:
         float(facts["deviation"]),
         float(facts["spread"]),
         float(facts["quantile"]),
+        facts.get("ratio"),
     )
     return filler, model
+
+
+def read_doubled(weights: Path, filler: Filler, device: torch.device) -> Filler | None:
+    """Read the network for gaps twice as wide that ``vem train`` wrote beside a filler; None where it wrote none."""
+    folder = weights if weights.is_dir() else weights.parent
+    if not (folder / DOUBLED).exists():
+        return None
+    doubled, _ = read_filler(folder / DOUBLED, device)
+    if doubled.factor != 2 * filler.factor:
+        raise EmflowError(
+            f"{folder / DOUBLED}: fills gaps of {doubled.factor}; expected {2 * filler.factor}, twice those of the "
+            "weights beside it. Take it away, or train anew."
+        )
+    return doubled
 
 
 def to_tensor(block: np.ndarray, path: Path, device: torch.device) -> Tensor:

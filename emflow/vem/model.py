@@ -9,6 +9,7 @@ from torch import Tensor
 
 from emflow.nn.unet import UNet
 from emflow.vem.gaps import COLUMNS, between, neighbours, unfold
+from emflow.vem.grid import Grid
 
 WIDTHS = (48, 64, 96)
 HALVINGS = ((1, 2), (2, 2))
@@ -34,11 +35,20 @@ class Filler:
     """Root mean square of what linear interpolation misses, in units of ``deviation``."""
     quantile: float = 1.0
     """Half-width of the 90 % interval in units of the stated scale; found on slices kept from training."""
+    ratio: float | None = None
+    """Distance of measured slices in pixels, where it is not the factor."""
 
     @staticmethod
-    def begin(factor: int, mean: float, deviation: float, spread: float) -> Filler:
+    def begin(
+        factor: int, mean: float, deviation: float, spread: float, ratio: float | None = None
+    ) -> Filler:
         """Return one with first weights."""
-        return Filler(build(factor), factor, mean, deviation, spread)
+        return Filler(build(factor), factor, mean, deviation, spread, ratio=ratio)
+
+    @property
+    def grid(self) -> Grid:
+        """How measured slices lie among restored ones."""
+        return Grid(self.factor, self.ratio or float(self.factor))
 
     def predict(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Missing rows of planes, and the scale of their error.

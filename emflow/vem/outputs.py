@@ -10,13 +10,6 @@ from torch import Tensor
 from emflow.io.record import verdict
 from emflow.vem.heldout import HeldOut
 
-_LONGEST_CHUNK = 96
-
-
-def chunk_side(block_side: int) -> int:
-    """Side of the stored chunks: the largest divisor of the block's that is handy to view."""
-    return max(n for n in range(1, min(block_side, _LONGEST_CHUNK) + 1) if block_side % n == 0)
-
 
 def stored(values: Tensor, dtype: np.dtype[Any], up: bool = False) -> np.ndarray:
     """Return values in the measured volume's type: rounded (``up`` for errors), within its range."""

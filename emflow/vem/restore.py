@@ -10,6 +10,8 @@ from torch import Tensor
 from emflow.nn.tiles import mirror
 from emflow.vem.blocks import Block
 from emflow.vem.gaps import COLUMNS
+from emflow.vem.grid import between_steps, interpolate
+from emflow.vem.lacking import Lacking
 from emflow.vem.model import Filler
 
 _PLANE_PIXELS = 2**21
@@ -25,52 +27,123 @@ class Restored:
     """Half-width of the interval about them; 0 in measured slices."""
 
 
-def restore_block(filler: Filler, slices: Tensor, block: Block) -> Restored:
+def restore_block(filler: Filler, slices: Tensor, block: Block, lacking: Lacking | None = None) -> Restored:
     """Restore a block: its measured slices as they are, the missing ones filled in.
+
+    Where slices are no whole number of voxels apart, both are interpolated at the restored voxels.
 
     Parameters
     ----------
     slices
-        What the block sees, in the volume's own unit, (L + 1, H, W).
+        What the block sees, in the volume's own unit, (L + 1, H, W); absent ones interpolated linearly.
+    lacking
+        Which slices are absent, and how their gaps are filled; without it none is.
 
     Returns
     -------
-    The block's core; Z is ``factor`` for each of its slices, and 1 for the volume's last.
+    What the block makes.
     """
-    first, end = (at - block.seen[0][0] for at in block.core[0])
-    inner = [slice(a - s, b - s) for (a, b), (s, _) in zip(block.core[1:], block.seen[1:], strict=True)]
-    measured = slices[first:end, inner[0], inner[1]]
-    last = block.core[0][1] == block.seen[0][1]  # no slice above: no gap follows
-    gaps = len(measured) - last
-    factor = filler.factor
-    values = measured.new_empty((gaps * factor + last, *measured.shape[1:]))
+    low = block.seen[0][0]
+    a, b = (at - low for at in block.gaps)
+    y, x = (slice(a - s, b - s) for (a, b), (s, _) in zip(block.made[1:], block.seen[1:], strict=True))
+    values, error = _steps(filler, slices, (a, b), (y, x))
+    if lacking is not None:
+        _fill_lacking(filler, slices, (low, a, b, y, x), lacking, values, error)
+    at = filler.grid.steps(*block.made[0]) - block.gaps[0] * filler.factor
+    if filler.grid.whole:
+        return Restored(values[: len(at)], error[: len(at)])
+    return Restored(interpolate(values, at), between_steps(error, at))
+
+
+def _steps(
+    filler: Filler, slices: Tensor, span: tuple[int, int], inner: tuple[slice, slice]
+) -> tuple[Tensor, Tensor]:
+    """All steps from one slice to another, (K, h, w), and their half-widths."""
+    a, b = span
+    measured = slices[a : b + 1, inner[0], inner[1]]
+    gaps, factor = b - a, filler.factor
+    values = measured.new_empty((gaps * factor + 1, *measured.shape[1:]))
     error = torch.zeros_like(values)
     values[::factor] = measured
     if gaps:
-        filled, scale = fill_block(filler, (slices - filler.mean) / filler.deviation)
-        kept = slice(first, first + gaps), slice(None), inner[0], inner[1]
+        filled, scale = _fill_gaps(filler, slices, span, inner)
         shape = (gaps, factor, *measured.shape[1:])
-        gap_values = values[: gaps * factor].view(shape)
-        gap_values[:, 1:] = filled[kept] * filler.deviation + filler.mean
-        error[: gaps * factor].view(shape)[:, 1:] = scale[kept] * (filler.quantile * filler.deviation)
-    return Restored(values, error)
+        values[:-1].view(shape)[:, 1:] = filled
+        error[:-1].view(shape)[:, 1:] = scale
+    return values, error
+
+
+def _fill_gaps(
+    filler: Filler, slices: Tensor, span: tuple[int, int], inner: tuple[slice, slice]
+) -> tuple[Tensor, Tensor]:
+    """Missing slices between one slice and another, and their half-widths, in the volume's own unit."""
+    a, b = span
+    down, margin = filler.network.strides[0], filler.network.margins[0]
+    low = max(0, (a - margin) // down * down)
+    part = slices[low : b + margin + 1]
+    filled, scale = fill_block(filler, (part - filler.mean) / filler.deviation, inner)
+    kept = slice(a - low, b - low)
+    return (
+        filled[kept] * filler.deviation + filler.mean,
+        scale[kept] * (filler.quantile * filler.deviation),
+    )
+
+
+def _fill_lacking(
+    filler: Filler,
+    slices: Tensor,
+    place: tuple[int, int, int, slice, slice],
+    lacking: Lacking,
+    values: Tensor,
+    error: Tensor,
+) -> None:
+    """Write the steps of gaps that are not the network's."""
+    low, a, b, y, x = place
+    factor = filler.factor
+    for left, right in lacking.wide(low + a, low + b):
+        # steps of the gap that lie in the block, from the step after the slice on the left
+        begin = max(0, (low + a - left) * factor - 1)
+        rows = torch.arange(begin, min((right - left) * factor - 1, (low + b - left) * factor))
+        to = slice(first := int(rows[0]) + 1 + (left - low - a) * factor, first + len(rows))
+        if right - left == 2 and lacking.doubled is not None:
+            wide = lacking.doubled
+            odd = (left - low) % 2
+            gap = (left - low - odd) // 2
+            filled, scale = _fill_gaps(wide, slices[odd::2], (gap, gap + 1), (y, x))
+            values[to], error[to] = filled[0][rows], scale[0][rows]
+            continue
+        at = rows + 1 + (left - low) * factor
+        part = (at % factor / factor).to(values)[:, None, None]
+        below = slices[at // factor][:, y, x]
+        values[to] = below + part * (slices[(at // factor + 1).clamp(max=len(slices) - 1)][:, y, x] - below)
+        widths = lacking.half_widths(right - left, factor, 2 * filler.deviation).to(error)
+        error[to] = widths[rows][:, None, None]
+    if (told := lacking.nothing) is not None:
+        absent = torch.ones(len(values), dtype=torch.bool)
+        absent[::factor] = ~torch.tensor(lacking.used[low + a : low + b + 1])
+        values[absent], error[absent] = told.mean, told.half_width
 
 
 @torch.no_grad()
-def fill_block(filler: Filler, slices: Tensor) -> tuple[Tensor, Tensor]:
+def fill_block(
+    filler: Filler, slices: Tensor, inner: tuple[slice, slice] = (slice(None), slice(None))
+) -> tuple[Tensor, Tensor]:
     """Missing slices of a block, as the mean of what xz and yz planes say, and the scale of their error.
 
     Parameters
     ----------
     slices
         Measured slices in the filler's units, (L + 1, H, W), any size.
+    inner
+        Rows and columns that are wanted; the network sees the others.
 
     Returns
     -------
-    Two (L, factor - 1, H, W).
+    Two (L, factor - 1, H, W), of the wanted rows and columns.
     """
-    across = _fill_planes(filler, slices.permute(1, 0, 2)).permute(0, 2, 3, 1, 4)
-    along = _fill_planes(filler, slices.permute(2, 0, 1)).permute(0, 2, 3, 4, 1)
+    rows, columns = inner
+    across = _fill_planes(filler, slices[:, rows].permute(1, 0, 2))[..., columns].permute(0, 2, 3, 1, 4)
+    along = _fill_planes(filler, slices[:, :, columns].permute(2, 0, 1))[..., rows].permute(0, 2, 3, 4, 1)
     mean, scale = (across + along) / 2
     return mean, scale
 

@@ -13,6 +13,7 @@ from emflow.nn.unet import UNet
 from emflow.step import EmflowError
 from emflow.vem.config import VemTrain
 from emflow.vem.gaps import COLUMNS, between, divide, fold, neighbours
+from emflow.vem.grid import interpolate
 from emflow.vem.model import LOG_SCALE, Filler
 
 GAPS = 12
@@ -20,13 +21,17 @@ GAPS = 12
 _CALIBRATION_CROPS = 48
 
 
-def crops(slices: Tensor, factor: int, number: int, width: int, rng: torch.Generator) -> Tensor:
+def crops(
+    slices: Tensor, factor: int, number: int, width: int, rng: torch.Generator, stretch: float = 1.0
+) -> Tensor:
     """Draw planes from measured slices, one axis of which will be thinned out; turned and flipped at random.
 
     Parameters
     ----------
     slices
         (S, H, W).
+    stretch
+        Steps in a pixel: unless 1, that axis is interpolated, so that rows are as far apart as slices are.
 
     Returns
     -------
@@ -38,29 +43,35 @@ def crops(slices: Tensor, factor: int, number: int, width: int, rng: torch.Gener
         If slices are too small for the factor.
     """
     side = min(slices.shape[1:])
-    gaps = min(GAPS, (side - 1) // factor) // 2 * 2
+    exact = stretch == 1
+    gaps = min(GAPS, int(((side - 1 - (not exact)) * stretch) // factor)) // 2 * 2
     width = min(width, side) // (4 * COLUMNS) * (4 * COLUMNS)
     if gaps < 2 or width < 16:
         raise EmflowError(
-            f"Slices of {slices.shape[1]} × {slices.shape[2]} pixels are too small to learn a factor of {factor} "
-            f"from: expected at least {max(2 * factor + 1, 16)} a side. Use weights of another volume."
+            f"Slices of {slices.shape[1]} × {slices.shape[2]} pixels are too small to learn a factor of "
+            f"{factor / stretch:.4g} "
+            f"from: expected at least {max(math.ceil(2 * factor / stretch) + 1, 16)} a side. Use weights of another volume."
         )
     out = []
     for _ in range(number):
         chosen, turned, flips = (int(torch.randint(n, (1,), generator=rng)) for n in (len(slices), 2, 4))
         plane = slices[chosen].T if turned else slices[chosen]
-        height = gaps * factor + 1
+        height = gaps * factor + 1 if exact else math.ceil(gaps * factor / stretch) + 2
         y = int(torch.randint(plane.shape[0] - height + 1, (1,), generator=rng))
         x = int(torch.randint(plane.shape[1] - width + 1, (1,), generator=rng))
         part = plane[y : y + height, x : x + width]
+        if not exact:
+            phase = torch.rand(1, generator=rng, dtype=torch.float64)
+            part = interpolate(part, phase + torch.arange(gaps * factor + 1, dtype=torch.float64) / stretch)
         axes = [axis for axis in (0, 1) if flips >> axis & 1]
         out.append(part.flip(axes) if axes else part)
     return torch.stack(out)
 
 
-def residual_spread(slices: Tensor, factor: int, cfg: VemTrain) -> float:
+def residual_spread(slices: Tensor, factor: int, cfg: VemTrain, stretch: float = 1.0) -> float:
     """Root mean square of what linear interpolation misses in thinned-out slices."""
-    rows, missing = divide(crops(slices, factor, 64, cfg.crop_px, generator(cfg.seed, 40)), factor)
+    planes = crops(slices, factor, 64, cfg.crop_px, generator(cfg.seed, 40), stretch)
+    rows, missing = divide(planes, factor)
     return max(float((missing - between(rows, factor)).square().mean().sqrt()), 1e-6)
 
 
@@ -75,7 +86,8 @@ def train_filler(
 
     def loss_of(net: nn.Module, step: int, part: slice) -> Tensor:
         rng = generator(cfg.seed, 41, step)
-        planes = crops(slices, filler.factor, cfg.batch, cfg.crop_px, rng)[part].to(device)
+        planes = crops(slices, filler.factor, cfg.batch, cfg.crop_px, rng, filler.grid.stretch)
+        planes = planes[part].to(device)
         rows, missing = divide(planes, filler.factor)
         target = fold((missing - between(rows, filler.factor)) / filler.spread)
         out = net(neighbours(rows).contiguous(memory_format=torch.channels_last))
@@ -107,7 +119,10 @@ def interval_factor(
     middle
         Count the middle row of each gap only.
     """
-    planes = crops(unseen, filler.factor, _CALIBRATION_CROPS, cfg.crop_px, generator(cfg.seed, 42)).to(device)
+    rng = generator(cfg.seed, 42)
+    planes = crops(unseen, filler.factor, _CALIBRATION_CROPS, cfg.crop_px, rng, filler.grid.stretch).to(
+        device
+    )
     rows, missing = divide(planes, filler.factor)
     predicted, scale = filler.predict(rows)
     score = (missing - predicted).abs() / scale

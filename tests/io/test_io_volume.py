@@ -129,7 +129,7 @@ def test_an_image_is_a_valid_ome_zarr_whose_levels_lie_on_each_other(tmp_path):
     create_image(path, z.shape, np.dtype(np.float32), VOXEL, (8, 32, 32), {"from": "a test"})[:] = (
         40 * z + 8 * y + 8 * x
     )
-    write_pyramid(path, rows=3)
+    write_pyramid(path, side=8)
     group = zarr.open_group(path, mode="r")
     image = Image.from_zarr(group)
     levels = image.ome_attributes.multiscales[0].datasets

@@ -86,14 +86,14 @@ def test_a_killed_run_goes_on_with_what_it_lacks(folder, tmp_path, monkeypatch):
         if len(done) == 5:
             raise KeyboardInterrupt
         done.append(arguments[2].number)
-        whole(*arguments)
+        return whole(*arguments)
 
     paths = folder / "measured.tif", folder / "model", tmp_path / "restored.zarr", tmp_path / "error.zarr"
     monkeypatch.setattr(command, "_restore", killed)
     with pytest.raises(KeyboardInterrupt):
         command.restore(*paths, cfg=BLOCKS)
     again = []
-    monkeypatch.setattr(command, "_restore", lambda *given: (again.append(given[2].number), whole(*given)))
+    monkeypatch.setattr(command, "_restore", lambda *given: again.append(given[2].number) or whole(*given))
     command.restore(*paths, cfg=BLOCKS)
     assert again
     assert not set(again) & set(done)
@@ -135,8 +135,8 @@ def test_what_does_not_fit_is_refused(folder, tmp_path, measured):
     out = tmp_path / "r.zarr", tmp_path / "e.zarr"
     with pytest.raises(EmflowError, match="voxel_nm"):
         command.train(folder / "measured.tif", tmp_path / "m")
-    with pytest.raises(EmflowError, match="whole number"):
-        command.train(folder / "measured.tif", tmp_path / "m", cfg=VemTrain(voxel_nm=(25, 10, 10)))
+    with pytest.raises(EmflowError, match="1.10 pixels apart"):
+        command.train(folder / "measured.tif", tmp_path / "m", cfg=VemTrain(voxel_nm=(11, 10, 10)))
     with pytest.raises(EmflowError, match="fills gaps of 4"):
         command.restore(
             folder / "measured.tif", folder / "model", *out, cfg=VemRestore(voxel_nm=(50, 10, 10))

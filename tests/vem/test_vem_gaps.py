@@ -63,16 +63,15 @@ def test_an_untrained_filler_interpolates_and_states_its_spread():
 )
 def test_blocks_cover_the_volume_once_and_give_the_values_of_the_whole(filler, shape, size):
     volume = 100 + 20 * torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    _, (whole,) = blocks_of(shape, (10_000,) * 3, filler.network)
+    _, (whole,) = blocks_of(shape, (10_000,) * 3, filler.network, filler.grid)
     expected = restore_block(filler, volume, whole)
     depth = (shape[0] - 1) * 4 + 1
     assert expected.values.shape == (depth, *shape[1:])
     got, error, times = (torch.zeros(depth, *shape[1:]) for _ in range(3))
-    _, blocks = blocks_of(shape, size, filler.network)
+    _, blocks = blocks_of(shape, size, filler.network, filler.grid)
     for block in blocks:
-        found = restore_block(filler, volume[block.region(block.seen)], block)
-        (first, _), y, x = block.core
-        at = slice(first * 4, first * 4 + len(found.values)), slice(*y), slice(*x)
+        found = restore_block(filler, volume[tuple(slice(*span) for span in block.seen)], block)
+        at = block.region
         got[at], error[at] = found.values, found.error
         times[at] += 1
     assert torch.all(times == 1)
@@ -82,7 +81,7 @@ def test_blocks_cover_the_volume_once_and_give_the_values_of_the_whole(filler, s
 
 def test_measured_slices_are_kept_verbatim_and_without_error(filler):
     volume = 100 + 20 * torch.randn(5, 16, 16)
-    _, (block,) = blocks_of((5, 16, 16), (10_000,) * 3, filler.network)
+    _, (block,) = blocks_of((5, 16, 16), (10_000,) * 3, filler.network, filler.grid)
     found = restore_block(filler, volume, block)
     assert torch.equal(found.values[::4], volume)
     assert not found.error[::4].any()
