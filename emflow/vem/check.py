@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -43,7 +44,7 @@ def check_slices(read: Callable[[int], Tensor], places: Sequence[int], cfg: VemC
     """
     looks, pairs, correlator = _look_through(read, len(places))
     similar, across = _similarity(pairs, len(places))
-    why = faults(looks, similar, across, cfg)
+    why = faults(looks, similar, across, math.prod(correlator.shape), cfg)
     fit = np.array([not reasons for reasons in why])
     used = [n for n, reasons in enumerate(why) if not reasons]
     known = {(pair.below, pair.above) for pair in pairs}

@@ -16,8 +16,8 @@ _BANDS = ((1 / 32, 1 / 8), (1 / 8, 1 / 4), (1 / 4, 3 / 8))
 """Coarse, middle and fine detail, in cycles per pixel."""
 _FLOOR = (0.45, 0.5)
 """Where there is little but noise."""
-_CHANCE = 0.1
-"""Correlations of small fields differ by this much by chance."""
+_CHANCE = 20.0
+"""Correlations differ by chance by at most about this over the square root of the number of pixels."""
 _SEEN = 1.0
 """Detail can be missed where its power beyond noise usually is this part of the noise's."""
 
@@ -80,7 +80,9 @@ def running_median(values: np.ndarray, window: int) -> np.ndarray:
     return median_filter(values, size=min(window, len(values)) | 1, mode="nearest")
 
 
-def faults(looks: list[Look], similar: np.ndarray, across: np.ndarray, cfg: VemCheck) -> list[list[str]]:
+def faults(
+    looks: list[Look], similar: np.ndarray, across: np.ndarray, pixels: int, cfg: VemCheck
+) -> list[list[str]]:
     """Say of each stored slice why it is not fit to be used; mostly nothing.
 
     Parameters
@@ -89,7 +91,10 @@ def faults(looks: list[Look], similar: np.ndarray, across: np.ndarray, cfg: VemC
         (n,) correlation with the more similar of its neighbours.
     across
         (n,) correlation of its neighbours with one another; NaN at the ends.
+    pixels
+        Of a slice.
     """
+    chance = max(0.03, _CHANCE / pixels**0.5)
     extreme = np.array([look.extreme for look in looks])
     usual = float(np.median([look.deviation for look in looks]))
     expected = np.fmax(across, running_median(similar, cfg.window_slices))
@@ -106,7 +111,7 @@ def faults(looks: list[Look], similar: np.ndarray, across: np.ndarray, cfg: VemC
             why.append("blank")
         elif extreme[n] > np.median(extreme) + cfg.most_saturated:
             why.append("saturated")
-        elif similar[n] < min(cfg.least_similarity * expected[n], expected[n] - _CHANCE):
+        elif similar[n] < min(cfg.least_similarity * expected[n], expected[n] - chance):
             why.append("unlike both neighbours")
         elif blurred[n]:
             why.append("blurred")
