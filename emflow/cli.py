@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "session": "Simulate micrographs of a specimen, with the truth beside them.",
             "particles": "Simulate a stack of particle images with known poses, CTF and states.",
+            "volume": "Simulate a volume of tissue, and what an electron microscope measures of it.",
             "score": "Compare a project's results with the truth of its simulated session.",
         },
     ),
@@ -109,6 +110,7 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
     "vem": (
         "Restore volumes of volume electron microscopy.",
         {
+            "pretrain": "Learn from isotropic volumes to fill gaps of any factor: weights to start from.",
             "train": "Learn from a volume's own slices to fill the gaps between them.",
             "restore": "Fill the gaps between slices, with the error of each voxel.",
             "score": "Compare a restored volume with the true one.",

@@ -20,14 +20,26 @@ from emflow.nn.unet import on_device
 from emflow.nn.weights import CheckpointFile, write_model
 from emflow.step import EmflowError, Run
 from emflow.vem.blocks import Block, blocks_of
+from emflow.vem.command_pretrain import pretrain
 from emflow.vem.config import VemRestore, VemScore, VemTrain
 from emflow.vem.heldout import FEWEST, hold_out
-from emflow.vem.inputs import KIND, factor_of, read_filler, read_middle, to_tensor, voxel_of
+from emflow.vem.inputs import (
+    KIND,
+    factor_of,
+    first_weights,
+    read_filler,
+    read_like,
+    read_middle,
+    to_tensor,
+    voxel_of,
+)
 from emflow.vem.model import Filler
 from emflow.vem.outputs import chunk_side, stored, training_metrics, training_verdicts
 from emflow.vem.restore import restore_block
 from emflow.vem.score import axial_resolution, axial_spectra, high_frequency_power, psnr, ssim
 from emflow.vem.train import interval_factor, residual_spread, train_filler
+
+__all__ = ["pretrain", "restore", "score", "train"]
 
 log = logging.getLogger("emflow")
 
@@ -35,7 +47,15 @@ _UNSEEN = 8
 """Every so-manieth slice is kept from the training, for the interval."""
 
 
-def train(volume: Path, out: Path, /, *, cfg: VemTrain = VemTrain(), run: Run = Run()) -> None:
+def train(
+    volume: Path,
+    out: Path,
+    /,
+    *,
+    isotropic: Path | None = None,
+    cfg: VemTrain = VemTrain(),
+    run: Run = Run(),
+) -> None:
     """Learn from a volume's own slices to fill the gaps between them. No isotropic data is needed.
 
     Parameters
@@ -44,11 +64,14 @@ def train(volume: Path, out: Path, /, *, cfg: VemTrain = VemTrain(), run: Run = 
         TIFF stack or folder, MRC, HDF5 (FILE:/NAME), Zarr or OME-Zarr.
     out
         Folder to write: model.safetensors, its manifest model.json, metrics.json, verdicts.json.
+    isotropic
+        An isotropic volume of like tissue, with the pixels of the slices, to learn from as well.
     """
     device = devices.prepare(run)
     source = open_volume(volume)
-    factor = factor_of(source, voxel_of(source, cfg))
-    with Record("vem.train", cfg, run, inputs=[volume]) as record:
+    voxel = voxel_of(source, cfg)
+    factor = factor_of(source, voxel)
+    with Record("vem.train", cfg, run, inputs=[volume, *([isotropic] if isotropic else [])]) as record:
         pixels = read_middle(source, cfg.max_slices, cfg.max_side_px)
         mean, deviation = float(pixels.mean()), float(pixels.std())
         if deviation == 0:
@@ -60,16 +83,21 @@ def train(volume: Path, out: Path, /, *, cfg: VemTrain = VemTrain(), run: Run = 
         learned = slices[~unseen]
         if not len(learned):
             raise EmflowError(f"{volume}: {len(slices)} slices; expected at least 2.")
-        filler = _begin(factor, mean, deviation, cfg, device)
+        network, begun_from = first_weights(cfg.start, factor, cfg.seed)
+        filler = Filler(on_device(network, device), factor, mean, deviation, 1.0)
         filler.spread = residual_spread(learned, factor, cfg)
+        other = read_like(isotropic, voxel[2], factor, cfg) if isotropic else None
         checkpoint = CheckpointFile(
-            out / ".checkpoint.safetensors", result_key(cfg, factor, _identity(source))
+            out / ".checkpoint.safetensors",
+            result_key(cfg, factor, _identity(source), begun_from, other and other.spreads),
         )
-        filler.network = train_filler(filler, learned, cfg, device, checkpoint)
+        filler.network = train_filler(filler, learned, cfg, device, checkpoint, other)
         filler.quantile = interval_factor(filler, slices[unseen], cfg, device)
         held_out = None
-        if cfg.held_out and len(slices) >= FEWEST:
-            held_out = hold_out(slices, _begin(2 * factor, mean, deviation, cfg, device), cfg, device)
+        half, begun = first_weights(cfg.start, 2 * factor, cfg.seed, or_scratch=True)
+        if cfg.held_out and len(slices) >= FEWEST and (cfg.steps or begun != "scratch"):
+            doubled = Filler(on_device(half, device), 2 * factor, mean, deviation, 1.0)
+            held_out = hold_out(slices, doubled, cfg, device)
             filler.quantile *= held_out.widening
         metrics = training_metrics(factor, held_out, filler.quantile, filler.spread)
         write_metrics(out / "metrics.json", metrics)
@@ -86,20 +114,13 @@ def train(volume: Path, out: Path, /, *, cfg: VemTrain = VemTrain(), run: Run = 
                 "spread": filler.spread,
                 "quantile": filler.quantile,
                 "coverage": cfg.coverage,
+                "begun_from": begun_from,
                 "settings": cfg.model_dump(mode="json"),
                 "metrics": metrics,
             },
         )
         checkpoint.remove()
         record.notes = dict(metrics)
-
-
-def _begin(factor: int, mean: float, deviation: float, cfg: VemTrain, device: torch.device) -> Filler:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(cfg.seed)
-        filler = Filler.begin(factor, mean, deviation, 1.0)
-    on_device(filler.network, device)
-    return filler
 
 
 def _identity(volume: Volume) -> str:
