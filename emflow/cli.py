@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "session": "Simulate micrographs of a specimen, with the truth beside them.",
             "particles": "Simulate a stack of particle images with known poses, CTF and states.",
+            "volume": "Simulate a volume of tissue, and what an electron microscope measures of it.",
             "score": "Compare a project's results with the truth of its simulated session.",
         },
     ),
@@ -110,6 +111,7 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
         "Restore volumes of volume electron microscopy.",
         {
             "check": "Find slices that are missing, damaged, shifted or of other brightness.",
+            "pretrain": "Learn from isotropic volumes to fill gaps of any factor: weights to start from.",
             "train": "Learn from a volume's own slices to fill the gaps between them.",
             "restore": "Fill the gaps between slices, with the error of each voxel.",
             "begin": "Create the images that several jobs fill.",

@@ -138,7 +138,9 @@ def _differentiate(
 
     def contribution(part: slice) -> list[Tensor]:
         loss = loss_of(network, step, slice(mine.start + part.start, mine.start + part.stop))
-        return [loss.detach(), *torch.autograd.grad(loss, parameters)]
+        # a step may leave some parameters out
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        return [loss.detach(), *gradients]
 
     size = mine.stop - mine.start
     parts = in_batches(contribution, size, size, "crops of a training step")

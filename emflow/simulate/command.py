@@ -7,8 +7,11 @@ from pathlib import Path
 import emflow.device
 from emflow.io.atomic import write_text
 from emflow.io.record import Record, write_metrics
+from emflow.simulate.command_volume import volume
 from emflow.simulate.config import SimulateParticles, SimulateScore, SimulateSession, Specimen
 from emflow.step import EmflowError, Run
+
+__all__ = ["particles", "score", "session", "volume"]
 
 DEFAULT_PIXEL_SIZE_ANGSTROM = 3.0
 

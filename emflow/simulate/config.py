@@ -109,6 +109,59 @@ class SimulateParticles(Specimen):
     """Write truth/clean.mrcs too: the images without noise, on the same scale."""
 
 
+class SimulateVolume(StepConfig):
+    """Make a volume of tissue with known truth, and what an electron microscope measures of it."""
+
+    seed: int = Field(0, ge=0)
+    """Seed of everything random: same settings, same bytes."""
+    size_px: tuple[int, int, int] = (128, 128, 128)
+    """Voxels of the true volume along z, y, x."""
+    voxel_nm: float = Field(8.0, gt=0, le=100)
+    """Voxel of the true volume, and pixel of the measured slices, in nanometre."""
+    z_factor: float = Field(5.0, ge=1, le=16)
+    """Distance of measured slices, in pixels; need not be whole."""
+    section_thickness: float = Field(0.0, ge=0, le=1)
+    """Depth that a slice averages, as a part of the slices' distance: 0 for block faces, 1 for cut sections."""
+    file_format: str = Field("zarr", pattern=r"^(zarr|tiff)$")
+    """Write OME-Zarr images, or TIFF stacks."""
+    cell_diameter_nm: float = Field(350.0, gt=0, le=100000)
+    """Mean diameter of the cells (neurites), in nanometre."""
+    alignment: float = Field(0.2, ge=0, le=1)
+    """How far the cells run alike: 0 not at all, 1 all the same way."""
+    membrane_nm: float = Field(22.0, gt=0, le=1000)
+    """Thickness of the two membranes between cells, in nanometre."""
+    mitochondria_per_um3: float = Field(60.0, ge=0, le=10000)
+    """Mitochondria that are tried for in a cubic micrometre; what finds no room in its cell is left out."""
+    vesicles_per_um3: float = Field(500.0, ge=0, le=100000)
+    """Vesicles in a cubic micrometre, in clusters; those that would touch a membrane are left out."""
+    microtubules: float = Field(2.0, ge=0, le=1000)
+    """Mean number of microtubules in a cell."""
+    reticulum: float = Field(0.4, ge=0, le=1)
+    """Part of the cells that hold sheets of endoplasmic reticulum."""
+    nucleus_radius_nm: float = Field(0.0, ge=0, le=100000)
+    """Radius of a nucleus near one of the corners, in nanometre; 0 for none."""
+    grain: float = Field(1.0, ge=0, le=10)
+    """Strength of the cytosol's grain, about 0.06 of a membrane's staining at 1; 0 for none."""
+    blur_px: float = Field(0.6, ge=0, le=20)
+    """Deviation of the microscope's blur, in pixels; 0 for none."""
+    staining_variation: float = Field(0.1, ge=0, le=1)
+    """Deviation of the staining's strength from place to place, as a part of it; 0 for none."""
+    charging: float = Field(0.1, ge=0, le=10)
+    """Strength of the bright trails that charged places leave along the scan (x), against the contrast; 0 for none."""
+    curtains: float = Field(0.03, ge=0, le=10)
+    """Deviation of the vertical streaks of ion milling, against the contrast; 0 for none."""
+    jitter_px: float = Field(0.0, ge=0, le=100)
+    """Deviation of each slice's shift along y and x, in pixels; 0 for aligned slices."""
+    slice_brightness: float = Field(0.02, ge=0, le=1)
+    """Deviation of each slice's brightness and contrast, as parts of the contrast; 0 for even slices."""
+    electrons_per_px: float = Field(300.0, ge=0, le=10**9)
+    """Counted electrons of an unstained pixel: their number scatters; 0 for an image without noise."""
+    missing_slices: int = Field(0, ge=0, le=100000)
+    """Slices that are lost: blank in the measured volume."""
+    damaged_slices: int = Field(0, ge=0, le=100000)
+    """Slices that are damaged: a fold, dirt, or out of focus."""
+
+
 class SimulateScore(StepConfig):
     """Compare results with a simulated truth."""
 
@@ -119,5 +172,6 @@ class SimulateScore(StepConfig):
 STEPS: dict[str, type[StepConfig]] = {
     "session": SimulateSession,
     "particles": SimulateParticles,
+    "volume": SimulateVolume,
     "score": SimulateScore,
 }

@@ -16,11 +16,12 @@ from emflow.nn.unet import on_device
 from emflow.nn.weights import CheckpointFile, write_model
 from emflow.step import EmflowError, Run
 from emflow.vem.command_check import check
+from emflow.vem.command_pretrain import pretrain
 from emflow.vem.command_restore import begin, fill, finish, restore
 from emflow.vem.config import VemScore, VemTrain
 from emflow.vem.grid import Grid
 from emflow.vem.heldout import FEWEST, hold_out
-from emflow.vem.inputs import DOUBLED, KIND, grid_of, to_tensor, voxel_of
+from emflow.vem.inputs import DOUBLED, KIND, first_weights, grid_of, read_like, to_tensor, voxel_of
 from emflow.vem.inputs_slices import Measured, table_digest
 from emflow.vem.model import Filler
 from emflow.vem.outputs import training_metrics, training_verdicts
@@ -30,7 +31,7 @@ from emflow.vem.score import axial_resolution, axial_spectra, high_frequency_pow
 from emflow.vem.tell import told_of
 from emflow.vem.train import interval_factor, residual_spread, train_filler
 
-__all__ = ["begin", "check", "fill", "finish", "restore", "score", "train"]
+__all__ = ["begin", "check", "fill", "finish", "pretrain", "restore", "score", "train"]
 
 _UNSEEN = 8
 """Every so-manieth slice is kept from the training, for the interval."""
@@ -42,6 +43,7 @@ def train(
     /,
     *,
     slices: Path | None = None,
+    isotropic: Path | None = None,
     cfg: VemTrain = VemTrain(),
     run: Run = Run(),
 ) -> None:
@@ -56,11 +58,15 @@ def train(
         doubled.safetensors, the network of the held-out test, which fills the gaps about single absent slices.
     slices
         Table from vem check: what it does not use is not learned from.
+    isotropic
+        An isotropic volume of like tissue, with the pixels of the slices, to learn from as well.
     """
     device = devices.prepare(run)
     source = open_volume(volume)
-    grid = grid_of(source, voxel_of(source, cfg))
-    with Record("vem.train", cfg, run, inputs=[volume, *([slices] if slices else [])]) as record:
+    voxel = voxel_of(source, cfg)
+    grid = grid_of(source, voxel)
+    given = [path for path in (volume, slices, isotropic) if path]
+    with Record("vem.train", cfg, run, inputs=given) as record:
         measured = Measured.of(source, slices, align=cfg.align, normalise=cfg.normalise)
         pixels, used = measured.learned(cfg.max_slices, cfg.max_side_px)
         mean, deviation = float(pixels[used].mean()), float(pixels[used].std(correction=0))
@@ -73,42 +79,46 @@ def train(
         learned = pixels[used & ~unseen]
         if not len(learned):
             raise EmflowError(f"{volume}: {int(used.sum())} slices to learn from; expected at least 2.")
-        filler = _begin(grid, 1, mean, deviation, cfg, device)
+        filler, begun_from = _begin(grid, 1, mean, deviation, cfg, device)
         filler.spread = residual_spread(learned, grid.factor, cfg, grid.stretch)
-        key = result_key(cfg, grid, volume_identity(source), table_digest(slices))
+        other = read_like(isotropic, voxel[2], grid, cfg) if isotropic else None
+        key = result_key(
+            cfg, grid, volume_identity(source), table_digest(slices), begun_from, other and other.spreads
+        )
         checkpoint = CheckpointFile(out / ".checkpoint.safetensors", key)
-        filler.network = train_filler(filler, learned, cfg, device, checkpoint)
+        filler.network = train_filler(filler, learned, cfg, device, checkpoint, other)
         filler.quantile = interval_factor(filler, pixels[unseen], cfg, device)
         held_out = None
-        if cfg.held_out and len(pixels) >= FEWEST:
-            doubled = _begin(grid, 2, mean, deviation, cfg, device)
+        doubled, doubled_from = _begin(grid, 2, mean, deviation, cfg, device)
+        if cfg.held_out and len(pixels) >= FEWEST and (cfg.steps or doubled_from != "scratch"):
             held_out = hold_out(pixels, doubled, cfg, device, used=used)
-            if held_out is not None:
-                filler.quantile *= held_out.widening
-                _write(out / DOUBLED, doubled, cfg, {})
+        (out / DOUBLED).unlink(missing_ok=True)
+        if held_out is not None:
+            filler.quantile *= held_out.widening
+            _write(out / DOUBLED, doubled, cfg, doubled_from, {})
         told = told_of(measured, cfg.coverage)
         metrics = training_metrics(grid.factor, held_out, filler.quantile, filler.spread)
         metrics |= slice_metrics(measured, told)
         write_metrics(out / "metrics.json", metrics)
         write_verdicts(out / "verdicts.json", [*training_verdicts(held_out), tells(told)])
-        _write(out / "model.safetensors", filler, cfg, metrics)
+        _write(out / "model.safetensors", filler, cfg, begun_from, metrics)
         checkpoint.remove()
         record.notes = dict(metrics)
 
 
 def _begin(
     grid: Grid, times: int, mean: float, deviation: float, cfg: VemTrain, device: torch.device
-) -> Filler:
-    """A filler for gaps of so many times the slices' distance."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(cfg.seed)
-        ratio = None if grid.whole else times * grid.ratio
-        filler = Filler.begin(times * grid.factor, mean, deviation, 1.0, ratio)
-    on_device(filler.network, device)
-    return filler
+) -> tuple[Filler, str]:
+    """A filler for gaps of so many times the slices' distance, and the weights that it begins with."""
+    factor = times * grid.factor
+    network, begun_from = first_weights(cfg.start, factor, cfg.seed, or_scratch=times > 1)
+    ratio = None if grid.whole else times * grid.ratio
+    return Filler(on_device(network, device), factor, mean, deviation, 1.0, ratio=ratio), begun_from
 
 
-def _write(weights: Path, filler: Filler, cfg: VemTrain, metrics: dict[str, float | int | None]) -> None:
+def _write(
+    weights: Path, filler: Filler, cfg: VemTrain, begun_from: str, metrics: dict[str, float | int | None]
+) -> None:
     write_model(
         weights,
         filler.network.state_dict(),
@@ -122,6 +132,7 @@ def _write(weights: Path, filler: Filler, cfg: VemTrain, metrics: dict[str, floa
             "quantile": filler.quantile,
             "ratio": filler.ratio,
             "coverage": cfg.coverage,
+            "begun_from": begun_from,
             "settings": cfg.model_dump(mode="json"),
             "metrics": metrics,
         },

@@ -42,20 +42,42 @@ class SliceTable(StepConfig):
     """Give slices the brightness and contrast of their neighbours, as the table tells."""
 
 
-class VemTrain(VoxelSize, SliceTable):
-    """Learn to fill the gaps between slices from the measured slices alone."""
+class VemPretrain(VoxelSize):
+    """Learn from isotropic volumes to fill gaps of any factor from 2 to 16: weights for `vem train` to start from."""
 
-    version: ClassVar[int] = 2
     seed: int = Field(0, ge=0)
     """Seed of the first weights and the crops."""
-    steps: int = Field(500, gt=0, le=1000000)
-    """Training steps."""
+    steps: int = Field(14000, gt=0, le=10000000)
+    """Training steps; each has one factor."""
     batch: int = Field(12, gt=0, le=4096)
     """Crops in a step."""
     crop_px: int = Field(96, ge=16, le=1024, multiple_of=8)
     """Width of a crop, in pixels."""
     learning_rate: float = Field(2e-3, gt=0, le=1)
     """Highest learning rate of Adam; it rises over the first twentieth of the steps and falls to 0."""
+    max_side_px: int = Field(512, ge=40, le=100000)
+    """Side of the middle part of each volume that is learned from, in voxels; all are held in memory."""
+
+
+class VemTrain(VoxelSize, SliceTable):
+    """Learn to fill the gaps between slices from the measured slices, and from an isotropic volume where there is one."""
+
+    version: ClassVar[int] = 3
+    seed: int = Field(0, ge=0)
+    """Seed of the first weights and the crops."""
+    start: str = "general"
+    """Weights to begin with: general (the shipped ones, learned from simulated volumes), scratch, or the path of those
+    that vem pretrain or vem train wrote."""
+    steps: int = Field(500, ge=0, le=1000000)
+    """Training steps; 0 takes the weights as they are and only finds their interval on this volume."""
+    batch: int = Field(12, gt=0, le=4096)
+    """Crops in a step."""
+    crop_px: int = Field(96, ge=16, le=1024, multiple_of=8)
+    """Width of a crop, in pixels."""
+    learning_rate: float = Field(2e-3, gt=0, le=1)
+    """Highest learning rate of Adam; it rises over the first twentieth of the steps and falls to 0."""
+    isotropic_share: float = Field(0.5, gt=0, le=1)
+    """Part of the crops that come from the isotropic volume, where one is given; 1 learns from it alone."""
     coverage: float = Field(0.9, gt=0.5, lt=1)
     """Share of true values that the interval about a restored voxel shall hold."""
     max_slices: int = Field(128, ge=2, le=100000)
@@ -95,6 +117,7 @@ class VemScore(StepConfig):
 
 STEPS: dict[str, type[StepConfig]] = {
     "check": VemCheck,
+    "pretrain": VemPretrain,
     "train": VemTrain,
     "restore": VemRestore,
     "parts": VemParts,

@@ -8,15 +8,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emflow.io.volume import Volume
-from emflow.nn.unet import on_device
+from emflow.io.volume import Volume, open_volume
+from emflow.nn.unet import UNet, on_device
 from emflow.nn.weights import Model, read_model
 from emflow.step import EmflowError
-from emflow.vem.config import VoxelSize
+from emflow.vem.config import VemTrain, VoxelSize
+from emflow.vem.crops import Isotropic, isotropic
+from emflow.vem.general import state_of
 from emflow.vem.grid import LARGEST, SMALLEST, TOLERANCE, Grid
 from emflow.vem.model import Filler, build
 
 KIND = "gap filler"
+GENERAL_KIND = "general gap filler"
+GENERAL = Path(__file__).parent / "weights" / "general.safetensors"
+"""The weights that emflow ships."""
 DOUBLED = "doubled.safetensors"
 """Beside a filler's weights: those for gaps twice as wide."""
 
@@ -74,6 +79,54 @@ def as_float(block: np.ndarray, path: Path) -> np.ndarray:
     return values
 
 
+def read_middle(volume: Volume, max_slices: int, max_side_px: int) -> np.ndarray:
+    """Read the middle of a volume as float32."""
+    lengths = [
+        min(n, most) for n, most in zip(volume.shape, (max_slices, max_side_px, max_side_px), strict=True)
+    ]
+    starts = [(n - length) // 2 for n, length in zip(volume.shape, lengths, strict=True)]
+    z, y, x = (slice(start, start + length) for start, length in zip(starts, lengths, strict=True))
+    return as_float(volume.read((z, y, x)), volume.path)
+
+
+def read_isotropic(volume: Volume, cfg: VoxelSize, max_side: int) -> np.ndarray:
+    """Read the middle of an isotropic volume as float32.
+
+    Raises
+    ------
+    EmflowError
+        If its voxels are not cubes.
+    """
+    voxel = voxel_of(volume, cfg)
+    if max(voxel) > 1.02 * min(voxel):
+        raise EmflowError(
+            f"{volume.path}: voxels of {voxel[0]:g} × {voxel[1]:g} × {voxel[2]:g} nm; expected cubes (within 2 %)."
+        )
+    return read_middle(volume, max_side, max_side)
+
+
+def read_like(path: Path, pixel_nm: float, grid: Grid, cfg: VemTrain) -> Isotropic:
+    """Read an isotropic volume with the pixels of the slices, to learn from.
+
+    Raises
+    ------
+    EmflowError
+        If it says that its voxels are no cubes of this size, or is constant or too small.
+    """
+    volume = open_volume(path)
+    voxel = volume.voxel_nm or (pixel_nm,) * 3
+    if any(abs(side / pixel_nm - 1) > 0.1 for side in voxel):
+        raise EmflowError(
+            f"{path}: voxels of {voxel[0]:g} × {voxel[1]:g} × {voxel[2]:g} nm; expected cubes of {pixel_nm:g} nm, the "
+            "slices' pixel (within 10 %). Bin or resample it."
+        )
+    pixels = torch.from_numpy(read_middle(volume, cfg.max_slices, cfg.max_side_px))
+    try:
+        return isotropic(pixels, [grid.factor], cfg.crop_px, cfg.seed, grid.stretch)
+    except EmflowError as error:
+        raise EmflowError(f"{path}: {error}") from None
+
+
 def read_filler(weights: Path, device: torch.device) -> tuple[Filler, Model]:
     """Read a trained filler.
 
@@ -117,6 +170,43 @@ def read_doubled(weights: Path, filler: Filler, device: torch.device) -> Filler 
             "weights beside it. Take it away, or train anew."
         )
     return doubled
+
+
+def first_weights(start: str, factor: int, seed: int, or_scratch: bool = False) -> tuple[UNet, str]:
+    """Network that a training begins with, and what its weights are: their checksum, or scratch.
+
+    Parameters
+    ----------
+    start
+        general, scratch, or the path of weights (or of their folder) from vem pretrain or vem train.
+    or_scratch
+        Begin from scratch where the weights have nothing for the factor.
+
+    Raises
+    ------
+    EmflowError
+        If the weights are not there, damaged, or another factor's.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build(factor)
+    if start == "scratch":
+        return network, start
+    path = GENERAL if start == "general" else Path(start)
+    model = read_model(path / "model.safetensors" if path.is_dir() else path)
+    kind = model.network.get("kind")
+    if kind not in (KIND, GENERAL_KIND):
+        raise EmflowError(f"{path}: weights of a {kind}; expected those of vem pretrain or vem train.")
+    factors = model.network["factors"] if kind == GENERAL_KIND else [model.network["factor"]]
+    if factor not in factors and or_scratch:
+        return network, "scratch"
+    if factor not in factors:
+        raise EmflowError(
+            f"{path}: weights for slices {', '.join(map(str, factors))} pixels apart, none for {factor}. Set "
+            "vem.train.start to scratch."
+        )
+    network.load_state_dict(state_of(model.state, factor) if kind == GENERAL_KIND else model.state)
+    return network, model.sha256
 
 
 def to_tensor(block: np.ndarray, path: Path, device: torch.device) -> Tensor:
