@@ -14,6 +14,7 @@ import zarr
 from emflow.io.volume import open_volume
 from emflow.step import EmflowError, Run
 from emflow.vem import command
+from emflow.vem.command_restore import Task
 from emflow.vem.config import VemRestore, VemScore, VemTrain
 
 FACTOR = 4
@@ -80,20 +81,20 @@ def test_measured_slices_stay_and_the_voxel_is_isotropic(folder, measured):
 
 def test_a_killed_run_goes_on_with_what_it_lacks(folder, tmp_path, monkeypatch):
     done = []
-    whole = command._restore
+    whole = Task.restore
 
-    def killed(*arguments):
+    def killed(task, block):
         if len(done) == 5:
             raise KeyboardInterrupt
-        done.append(arguments[2].number)
-        return whole(*arguments)
+        done.append(block.number)
+        return whole(task, block)
 
     paths = folder / "measured.tif", folder / "model", tmp_path / "restored.zarr", tmp_path / "error.zarr"
-    monkeypatch.setattr(command, "_restore", killed)
+    monkeypatch.setattr(Task, "restore", killed)
     with pytest.raises(KeyboardInterrupt):
         command.restore(*paths, cfg=BLOCKS)
     again = []
-    monkeypatch.setattr(command, "_restore", lambda *given: again.append(given[2].number) or whole(*given))
+    monkeypatch.setattr(Task, "restore", lambda task, block: again.append(block.number) or whole(task, block))
     command.restore(*paths, cfg=BLOCKS)
     assert again
     assert not set(again) & set(done)
