@@ -112,6 +112,9 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
             "train": "Learn from a volume's own slices to fill the gaps between them.",
             "restore": "Fill the gaps between slices, with the error of each voxel.",
             "score": "Compare a restored volume with the true one.",
+            "train-membranes": "Learn from labelled slices where membranes are.",
+            "segment": "Find membranes, and the segments that they divide.",
+            "score-segments": "Compare segments with the true ones.",
         },
     ),
 }

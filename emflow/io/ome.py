@@ -119,7 +119,7 @@ def create_image(
     return level
 
 
-def write_pyramid(path: Path, rows: int = 64) -> None:
+def write_pyramid(path: Path, rows: int = 64, labels: bool = False) -> None:
     """Write the coarser levels of an image, each the mean of two voxels a side, and name them in its metadata.
 
     An axis is halved where it is the finest or as fine, so that an anisotropic image becomes isotropic first.
@@ -128,6 +128,8 @@ def write_pyramid(path: Path, rows: int = 64) -> None:
     ----------
     rows
         Slices of the coarser level that are made at once; bounds the memory.
+    labels
+        Take every second voxel instead: the mean of two labels is none.
     """
     group = zarr.open_group(path, mode="r+")
     notes: dict[str, Any] = dict(group.attrs)["emflow"]  # type: ignore[assignment]
@@ -149,11 +151,14 @@ def write_pyramid(path: Path, rows: int = 64) -> None:
         )
         for first in range(0, shape[0], rows):
             part = np.asarray(level[first * steps[0] : (first + rows) * steps[0]])
-            coarse[first : first + rows] = _halved(part, steps)
+            coarse[first : first + rows] = (
+                part[:: steps[0], :: steps[1], :: steps[2]] if labels else _halved(part, steps)
+            )
         z, y, x = (v * s for v, s in zip(voxels[-1], steps, strict=True))
         voxels.append((z, y, x))
         level = coarse
-    group.attrs.update({"ome": _metadata(path.stem, voxels)})
+    described: dict[str, Any] = dict(group.attrs)["ome"]  # type: ignore[assignment]
+    group.attrs.update({"ome": {**described, **_metadata(path.stem, voxels)}})
 
 
 def _halved(block: np.ndarray, steps: list[int]) -> np.ndarray:
