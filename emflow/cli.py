@@ -118,6 +118,9 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
             "fill": "Fill a part of the blocks of such images.",
             "finish": "Finish such images: coarser levels, figures, verdicts.",
             "score": "Compare a restored volume with the true one.",
+            "train-membranes": "Learn from labelled slices where membranes are.",
+            "segment": "Find membranes, and the segments that they divide.",
+            "score-segments": "Compare segments with the true ones.",
         },
     ),
 }

@@ -142,7 +142,7 @@ def _told(
     return {**sides, "dtype": str(dtype), **notes}
 
 
-def write_pyramid(path: Path, side: int = 192) -> None:
+def write_pyramid(path: Path, side: int = 192, labels: bool = False) -> None:
     """Write the coarser levels of an image, each the mean of two voxels a side, and name them in its metadata.
 
     An axis is halved where it is the finest or as fine, so that an anisotropic image becomes isotropic first.
@@ -151,6 +151,8 @@ def write_pyramid(path: Path, side: int = 192) -> None:
     ----------
     side
         Voxels of the coarser level, along each axis, that are made at once, raised to whole chunks; bounds the memory.
+    labels
+        Take every second voxel instead: the mean of two labels is none.
     """
     group = zarr.open_group(path, mode="r+")
     notes: dict[str, Any] = dict(group.attrs)["emflow"]  # type: ignore[assignment]
@@ -175,11 +177,13 @@ def write_pyramid(path: Path, side: int = 192) -> None:
         for place in itertools.product(*starts):
             at = tuple(slice(a, a + n) for a, n in zip(place, sides, strict=True))
             of = tuple(slice(a.start * n, a.stop * n) for a, n in zip(at, steps, strict=True))
-            coarse[at] = _halved(np.asarray(level[of]), steps)
+            part = np.asarray(level[of])
+            coarse[at] = part[:: steps[0], :: steps[1], :: steps[2]] if labels else _halved(part, steps)
         z, y, x = (v * s for v, s in zip(voxels[-1], steps, strict=True))
         voxels.append((z, y, x))
         level = coarse
-    group.attrs.update({"ome": _metadata(path.stem, voxels)})
+    described: dict[str, Any] = dict(group.attrs)["ome"]  # type: ignore[assignment]
+    group.attrs.update({"ome": {**described, **_metadata(path.stem, voxels)}})
 
 
 def _halved(block: np.ndarray, steps: list[int]) -> np.ndarray:

@@ -18,6 +18,7 @@ from emflow.step import EmflowError, Run
 from emflow.vem.command_check import check
 from emflow.vem.command_pretrain import pretrain
 from emflow.vem.command_restore import begin, fill, finish, restore
+from emflow.vem.command_segment import score_segments, segment, train_membranes
 from emflow.vem.config import VemScore, VemTrain
 from emflow.vem.grid import Grid
 from emflow.vem.heldout import FEWEST, hold_out
@@ -31,7 +32,19 @@ from emflow.vem.score import axial_resolution, axial_spectra, high_frequency_pow
 from emflow.vem.tell import told_of
 from emflow.vem.train import interval_factor, residual_spread, train_filler
 
-__all__ = ["begin", "check", "fill", "finish", "pretrain", "restore", "score", "train"]
+__all__ = [
+    "begin",
+    "check",
+    "fill",
+    "finish",
+    "pretrain",
+    "restore",
+    "score",
+    "score_segments",
+    "segment",
+    "train",
+    "train_membranes",
+]
 
 _UNSEEN = 8
 """Every so-manieth slice is kept from the training, for the interval."""

@@ -115,6 +115,58 @@ class VemScore(StepConfig):
     """Every factor-th slice was measured: those are left out of the comparison; 1 compares all."""
 
 
+class VemTrainMembranes(StepConfig):
+    """Learn from labelled slices where membranes are."""
+
+    seed: int = Field(0, ge=0)
+    """Seed of the first weights and the crops."""
+    steps: int = Field(600, gt=0, le=1000000)
+    """Training steps."""
+    batch: int = Field(4, gt=0, le=4096)
+    """Crops in a step."""
+    crop_px: int = Field(128, ge=64, le=1024, multiple_of=8)
+    """Side of a crop, in pixels."""
+    learning_rate: float = Field(2e-3, gt=0, le=1)
+    """Highest learning rate of Adam; it rises over the first twentieth of the steps and falls to 0."""
+    augment: bool = True
+    """Bend crops and change their contrast, brightness and noise, beside turning and flipping them."""
+    affinities: bool = True
+    """Learn beside membranes whether pixels some way apart are of one segment."""
+    turns: bool = True
+    """Average the probability over the eight ways to turn and flip a plane; costs eight evaluations."""
+    max_slices: int = Field(64, ge=1, le=100000)
+    """Labelled slices to learn from, evenly chosen, held in memory."""
+
+
+class VemSegment(VoxelSize):
+    """Find membranes, and the segments that they divide, block by block."""
+
+    mode: str = Field("auto", pattern=r"^(auto|slices|linked|volume)$")
+    """slices: each slice on its own; linked: segments of neighbouring slices that overlap are one; volume: a watershed in
+    three dimensions, of the mean of what xy, xz and yz planes say, for voxels that are nearly cubes; auto: volume for those,
+    else linked."""
+    overlap: float = Field(0.5, gt=0, le=1)
+    """Segments of two slices or blocks are one where they share this part of the smaller, and each shares most with the
+    other."""
+    halo_px: int = Field(32, ge=4, le=1024)
+    """Pixels around a block that its watershed sees: blocks are joined by what they share there."""
+    least_pixels: int = Field(20, ge=0, le=1000000)
+    """Smaller segments (of a slice, or of a volume's watershed) are merged into a neighbour."""
+    block_slices: int = Field(32, ge=1, le=10000)
+    """Slices of a block; blocks bound the memory and are what a killed run loses at most."""
+    block_px: int = Field(512, ge=64, le=10000, multiple_of=8)
+    """Side of a block, in pixels."""
+
+
+class VemScoreSegments(StepConfig):
+    """Compare segments with the true ones."""
+
+    planes: str = Field("volume", pattern=r"^(volume|xy|xz|yz)$")
+    """volume: labels are compared in three dimensions; xy, xz, yz: in each plane on its own, and the mean is told."""
+    threshold: float = Field(0.5, gt=0, lt=1)
+    """A pixel counts as membrane from this probability on."""
+
+
 STEPS: dict[str, type[StepConfig]] = {
     "check": VemCheck,
     "pretrain": VemPretrain,
@@ -122,4 +174,7 @@ STEPS: dict[str, type[StepConfig]] = {
     "restore": VemRestore,
     "parts": VemParts,
     "score": VemScore,
+    "train_membranes": VemTrainMembranes,
+    "segment": VemSegment,
+    "score_segments": VemScoreSegments,
 }
