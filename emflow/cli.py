@@ -112,6 +112,8 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
             "train": "Learn from a volume's own slices to fill the gaps between them.",
             "restore": "Fill the gaps between slices, with the error of each voxel.",
             "score": "Compare a restored volume with the true one.",
+            "train-sampler": "Learn to sample the texture that a restored volume lacks, and judge the samples.",
+            "sample": "Fill the gaps with samples of what may be there, with the truth's texture.",
         },
     ),
 }

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import Protocol
 
-from emflow.nn.unet import UNet
 from emflow.vem.gaps import COLUMNS
 
 Span = tuple[int, int]
+
+
+class Reaching(Protocol):
+    """What depends on its surroundings as a network does, on the folded grid."""
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        """Shifts (down, across) by multiples of these shift the output alike."""
+        ...
+
+    @property
+    def margins(self) -> tuple[int, int]:
+        """Places (down, across) beyond which an input cannot change an output."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -28,7 +42,7 @@ class Block:
 
 
 def blocks_of(
-    shape: tuple[int, int, int], size: tuple[int, int, int], network: UNet
+    shape: tuple[int, int, int], size: tuple[int, int, int], network: Reaching
 ) -> tuple[tuple[int, int, int], list[Block]]:
     """Divide a measured volume.
 
