@@ -1,6 +1,6 @@
 """Texture-faithful sampling of a restored volume: quality against evaluations of a network, beside a diffusion model.
 
-    python benchmarks/vem_sampling.py FOLDER [--rows NAME ...] [--ddpm-steps 900] [--write] [--figure]
+    python benchmarks/vem_sampling.py FOLDER [--rows NAME ...] [--ddpm-steps 450] [--write] [--figure]
 
 The real FIB-SEM crop of Drosophila medulla (neuroproof examples, Janelia, CC-BY; EMFLOW_TEST_DATA names the folder that
 holds fibsem_medulla/raw.tif), isotropic, of which every sixth slice is kept. Figures are of the missing slices (PSNR)
@@ -26,6 +26,7 @@ import numpy as np
 import tifffile
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 from volume import ddpm
 
@@ -38,11 +39,10 @@ from emflow.vem.config import VemTrain, VemTrainSampler
 from emflow.vem.gaps import between, divide
 from emflow.vem.inputs import read_filler
 from emflow.vem.inputs_sample import read_examples, read_sampler
-from emflow.vem.noise import coloured
 from emflow.vem.restore import fill_block
 from emflow.vem.sampler import Sampler, sample_block, tell
 from emflow.vem.score import axial_resolution, axial_spectra, high_frequency_power, psnr, ssim
-from emflow.vem.texture import axial_powers, field_kernel, filtered, narrow
+from emflow.vem.texture import axial_powers, filtered, fitted, narrow
 from emflow.vem.train_sampler import whole
 
 Row = dict[str, Any]
@@ -186,21 +186,36 @@ class Bench:
             row |= {f"{name}_regression": value for name, value in plain.items()}
         return row
 
+    def _energy(self, evaluations: float) -> Row:
+        """How far samples have more texture where the true error has: correlation over squares of 9 pixels a gap."""
+        sampler, units = self.sampler(), self.units()
+        _, (block,) = blocks_of(units.shape, (10_000,) * 3, sampler.reach(int(evaluations)))
+        mean, textures = sample_block(sampler, units, block, list(range(4)), int(evaluations))
+        error = torch.zeros_like(truth())
+        error[:-1].unflatten(0, (-1, FACTOR))[:, 1:] = (
+            target() - sampler.filler.mean
+        ) / sampler.filler.deviation - mean
+        wanted = fitted(filtered(error.permute(1, 0, 2), sampler.taps), FACTOR).permute(1, 0, 2)
+        true = wanted[:-1].unflatten(0, (-1, FACTOR))[:, 1:]
+
+        def energy(texture: Tensor) -> Tensor:
+            return functional.avg_pool2d(texture.square().mean(1)[:, None], 9, 5).flatten()
+
+        both = torch.stack([energy(true), torch.stack([energy(t) for t in textures]).mean(0)])
+        kurtosis = [float((t**4).mean() / t.square().mean() ** 2) for t in (true, textures[0])]
+        return {
+            "texture_energy_correlation": round(float(torch.corrcoef(both)[0, 1]), 3),
+            "kurtosis_true": round(kurtosis[0], 3),
+            "kurtosis": round(kurtosis[1], 3),
+        }
+
     def _uniform(self, loss_db: float) -> Row:
-        """Noise of the whole error's spectrum, as a sample at a temperature has it, for a loss of PSNR."""
-        sampler, learned = self.sampler(), self._learned()
-        kernel = field_kernel(learned[1] - learned[0])
-        units, filler = self.units(), sampler.filler
-        mean = fill_block(filler, units)[0]
-        error = float((mean - (target() - filler.mean) / filler.deviation).square().mean())
-        field = coloured(0, (0, 0, 0), (GAPS * FACTOR, units.shape[1], units.shape[2]), kernel)
-        gaps = field.unflatten(0, (GAPS, FACTOR))[:, 1:]
-        strength = ((10 ** (loss_db / 10) - 1) * error) ** 0.5
-        return self._measured(
-            lambda: (
-                (fill_block(filler, units)[0] + strength * gaps / gaps.std()) * filler.deviation + filler.mean
-            )
-        )
+        """What a perfect sample has at the temperature of a loss: the true error of another place, scaled."""
+        filler, units = read_filler(self.model(), CPU)[0], self.units()
+        mean = fill_block(filler, units)[0] * filler.deviation + filler.mean
+        elsewhere = (target() - mean).roll((mean.shape[2] // 2, mean.shape[3] // 2), (2, 3))
+        scale = (10 ** (loss_db / 10) - 1) ** 0.5
+        return self._measured(lambda: mean + scale * elsewhere)
 
     def _learned(self) -> tuple[Tensor, Tensor]:
         """Thinned-out planes that were learned from, and what the regression makes of them."""
@@ -266,6 +281,7 @@ ROWS = [
     *(f"isotropic_{n}_1_1" for n in (0, 4)),
     *(f"uniform_{loss}" for loss in (0.5, 1.5, 3)),
     *(f"matched_{most}" for most in (2, 4, 100)),
+    *(f"energy_{n}" for n in (0, 4)),
     "ddpm_200",
 ]
 """Method, then its numbers: of the sampler evaluations, samples that are averaged, temperature."""
@@ -278,7 +294,7 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", nargs="+", default=ROWS)
-    parser.add_argument("--ddpm-steps", type=int, default=900)
+    parser.add_argument("--ddpm-steps", type=int, default=450)
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--figure", action="store_true")
     given = parser.parse_args()
@@ -303,7 +319,7 @@ def main() -> None:
     if given.figure:
         from volume.sampling_figure import draw
 
-        draw(bench, HERE / "figures" / "vem_sampling.png")
+        draw(bench, truth(), HERE / "figures" / "vem_sampling.png")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import torch
 
 from emflow import device as devices
 from emflow.io.journal import Journal, result_key
-from emflow.io.listing import stat_file
 from emflow.io.ome import create_image, write_pyramid
 from emflow.io.record import Record, write_metrics, write_verdicts
 from emflow.io.volume import Volume, open_volume
@@ -23,7 +22,7 @@ from emflow.vem.blocks import Block, blocks_of
 from emflow.vem.command_sample import sample, train_sampler
 from emflow.vem.config import VemRestore, VemScore, VemTrain
 from emflow.vem.heldout import FEWEST, hold_out
-from emflow.vem.inputs import KIND, factor_of, read_filler, read_middle, to_tensor, voxel_of
+from emflow.vem.inputs import KIND, factor_of, identity_of, read_filler, read_middle, to_tensor, voxel_of
 from emflow.vem.model import Filler
 from emflow.vem.outputs import chunk_side, stored, training_metrics, training_verdicts
 from emflow.vem.restore import restore_block
@@ -66,7 +65,7 @@ def train(volume: Path, out: Path, /, *, cfg: VemTrain = VemTrain(), run: Run = 
         filler = _begin(factor, mean, deviation, cfg, device)
         filler.spread = residual_spread(learned, factor, cfg)
         checkpoint = CheckpointFile(
-            out / ".checkpoint.safetensors", result_key(cfg, factor, _identity(source))
+            out / ".checkpoint.safetensors", result_key(cfg, factor, identity_of(source))
         )
         filler.network = train_filler(filler, learned, cfg, device, checkpoint)
         filler.quantile = interval_factor(filler, slices[unseen], cfg, device)
@@ -103,12 +102,6 @@ def _begin(factor: int, mean: float, deviation: float, cfg: VemTrain, device: to
         filler = Filler.begin(factor, mean, deviation, 1.0)
     on_device(filler.network, device)
     return filler
-
-
-def _identity(volume: Volume) -> str:
-    """What tells one input from another without reading it: of a folder its own time stands for its files'."""
-    found = stat_file(str(volume.path))
-    return found.identity if found else f"{volume.path.name} {volume.shape} {volume.path.stat().st_mtime_ns}"
 
 
 def restore(
@@ -150,7 +143,7 @@ def restore(
         )
         shape = ((source.shape[0] - 1) * factor + 1, *source.shape[1:])
         chunk = chunk_side(sides[0] * factor), chunk_side(sides[1]), chunk_side(sides[2])
-        notes = {"made_by": "vem.restore", "weights": weights.sha256, "input": _identity(source)}
+        notes = {"made_by": "vem.restore", "weights": weights.sha256, "input": identity_of(source)}
         isotropic = voxel[0] / factor, voxel[1], voxel[2]
         images = [
             create_image(path, shape, source.dtype, isotropic, chunk, {**notes, "content": content})

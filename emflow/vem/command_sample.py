@@ -21,7 +21,7 @@ from emflow.nn.weights import CheckpointFile, write_model
 from emflow.step import EmflowError, Run
 from emflow.vem.blocks import Block, blocks_of
 from emflow.vem.config import VemSample, VemTrainSampler
-from emflow.vem.inputs import factor_of, read_filler, to_tensor, voxel_of
+from emflow.vem.inputs import factor_of, identity_of, read_filler, to_tensor, voxel_of
 from emflow.vem.inputs_sample import KIND, read_examples, read_sampler
 from emflow.vem.outputs import chunk_side, stored
 from emflow.vem.outputs_sample import gate_verdicts, sampler_metrics
@@ -56,7 +56,7 @@ def train_sampler(
         saved = family_disagreement(filler, found.slices.to(device))
         error = max(plane_error(filler, found.unseen, cfg, device) - saved, 1e-12)
         sampler, texture = begin(filler, found.learned, error, cfg, device)
-        key = result_key(cfg, filling.sha256, source.path.name, source.shape)
+        key = result_key(cfg, filling.sha256, identity_of(source))
         checkpoint = CheckpointFile(out / ".checkpoint.safetensors", key)
         sampler.network = train_flow(sampler, found.learned, cfg, device, checkpoint)
         sampler.deviation /= max(strength(sampler, found.learned, cfg, device), 1e-6)
@@ -131,7 +131,7 @@ def sample(
         notes = {
             "made_by": "vem.sample",
             "weights": weights.sha256,
-            "input": f"{source.path.name} {source.shape}",
+            "input": identity_of(source),
             "seed": cfg.seed,
             "texture": "sampled",
         }

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from emflow.io.listing import stat_file
 from emflow.io.volume import Volume
 from emflow.nn.unet import on_device
 from emflow.nn.weights import Model, read_model
@@ -34,6 +35,12 @@ def voxel_of(volume: Volume, cfg: VoxelSize) -> tuple[float, float, float]:
     if min(voxel) <= 0:
         raise EmflowError(f"{volume.path}: voxels {voxel} nm apart; expected three positive numbers.")
     return voxel
+
+
+def identity_of(volume: Volume) -> str:
+    """What tells one input from another without reading it: of a folder its own time stands for its files'."""
+    found = stat_file(str(volume.path))
+    return found.identity if found else f"{volume.path.name} {volume.shape} {volume.path.stat().st_mtime_ns}"
 
 
 def factor_of(volume: Volume, voxel_nm: tuple[float, float, float]) -> int:

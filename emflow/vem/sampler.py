@@ -65,16 +65,26 @@ class Sampler:
     deviation: float
     """Of the texture that is added, in the filler's units."""
 
+    def flow_reach(self, evaluations: int) -> tuple[int, int]:
+        """Gaps along the axis, and pixels across, that the flow sees on either side."""
+        rows, columns = (evaluations * sum(kernel[axis] // 2 for kernel in KERNELS) for axis in (0, 1))
+        return rows, columns * COLUMNS
+
     def reach(self, evaluations: int) -> Reach:
         """How far a sampled voxel depends on its surroundings."""
         down, across = self.filler.network.strides
-        rows = evaluations * sum(kernel[0] // 2 for kernel in KERNELS)
-        columns = evaluations * sum(kernel[1] // 2 for kernel in KERNELS)
+        rows, columns = self.flow_reach(evaluations)
         margins = self.filler.network.margins
-        return Reach(
-            (down, across),
-            (margins[0] + -(-rows // down) * down, margins[1] + -(-columns // across) * across),
-        )
+        more = -(-rows // down) * down, -(-columns // COLUMNS // across) * across
+        return Reach((down, across), (margins[0] + more[0], margins[1] + more[1]))
+
+    def noise_of(self, seed: int, block: Block, near: Sequence[tuple[int, int]]) -> Tensor:
+        """Noise of the gaps, rows and columns ``near`` a block's core, counted from what it sees."""
+        (z, y, x), factor = (first for first, _ in block.seen), self.filler.factor
+        gaps, rows, columns = near
+        origin = (z + gaps[0]) * factor, y + rows[0], x + columns[0]
+        shape = (gaps[1] - gaps[0]) * factor, rows[1] - rows[0], columns[1] - columns[0]
+        return self.noise(seed, origin, shape).unflatten(0, (-1, factor))[:, 1:]
 
     def noise(self, seed: int, origin: Origin, shape: tuple[int, int, int]) -> Tensor:
         """Noise of the texture's covariance, 0 in measured slices, 1 the mean square in others; (Z, Y, X)."""
@@ -153,61 +163,64 @@ def sample_block(
 
     Returns
     -------
-    (L, factor − 1, H, W) of all that is seen, and as many textures, of deviation 1.
+    What fills the gaps of the block's core, (G, factor − 1, H', W'), and as many textures, of deviation 1.
     """
     factor = sampler.filler.factor
-    gaps, (height, width) = len(slices) - 1, slices.shape[1:]
-    if not gaps:
-        empty = slices.new_empty((0, factor - 1, height, width))
-        return empty, [empty] * len(seeds)
-    down, across = sampler.filler.network.strides
-    depth = -(-gaps // down) * down
-    wide = [-(-n // (across * COLUMNS)) * (across * COLUMNS) for n in (height, width)]
-    z, y, x = (first for first, _ in block.seen)
-    noises = [
-        sampler.noise(seed, (z * factor, y, x), (depth * factor, wide[0], wide[1]))
-        .unflatten(0, (depth, factor))[:, 1:]
-        .to(slices.device)
-        for seed in seeds
-    ]
-    full = mirror(slices, (0, depth - gaps), (0, wide[0] - height))
-    full = mirror(full.permute(2, 0, 1), (0, wide[1] - width), (0, 0)).permute(1, 2, 0)
-    mean = torch.zeros((depth, factor - 1, *wide), device=slices.device)
+    (first, end), *sides = ((a - s, b - s) for (a, b), (s, _) in zip(block.core, block.seen, strict=True))
+    end = min(end, len(slices) - 1)  # no gap follows the last slice
+    mean = slices.new_zeros((end - first, factor - 1, *(b - a for a, b in sides)))
     textures = [torch.zeros_like(mean) for _ in seeds]
+    if end == first:
+        return mean, textures
+    full = _continued(slices, sampler.filler)
+    rows, columns = sampler.flow_reach(evaluations)
+    near = [(max(0, first - rows), min(len(full) - 1, end + rows))]
+    for (a, b), length in zip(sides, full.shape[1:], strict=True):
+        near.append((max(0, a - columns), min(length, -(-b // COLUMNS) * COLUMNS + columns)))
+    noises = [sampler.noise_of(seed, block, near).to(slices.device) for seed in seeds]
     for turned in (False, True):
-        rows = full.permute(2, 0, 1) if turned else full.permute(1, 0, 2)
-        back = (1, 2, 3, 0) if turned else (1, 2, 0, 3)
-        there = (3, 0, 1, 2) if turned else (2, 0, 1, 3)
-        for part in _groups(len(rows), depth * factor * rows.shape[2]):
-            told = tell(sampler.filler, rows[part])
+        # planes through the core, from the continued block: (plane, L + 1, along it)
+        (across, along), (beside, beyond) = (sides[::-1], near[:0:-1]) if turned else (sides, near[1:])
+        planes = full.permute(2, 0, 1) if turned else full.permute(1, 0, 2)
+        planes = planes[across[0] : across[1]]
+        core = slice(first - near[0][0], end - near[0][0])
+        inner = core, slice(None), slice(along[0] - beyond[0], along[1] - beyond[0])
+        flown = slice(*near[0]), slice(beyond[0] // COLUMNS, beyond[1] // COLUMNS)
+        offset = across[0] - beside[0]
+        for part in _groups(len(planes), planes.shape[1] * factor * planes.shape[2]):
+            told = tell(sampler.filler, planes[part])
             at = (..., part) if turned else (slice(None), slice(None), part)
-            mean[at] += told.mean.permute(back) / 2
+            back = (1, 2, 3, 0) if turned else (1, 2, 0, 3)
+            mean[at] += told.mean[:, first:end, :, along[0] : along[1]].permute(back) / 2
             for texture, noise in zip(textures, noises, strict=True):
-                begun = fold(noise.permute(there)[part])
-                found = unfold(follow(sampler.network, begun, told.folded, evaluations))
-                texture[at] += found.permute(back) / 2
-    inner = slice(gaps), slice(None), slice(height), slice(width)
-    return mean[inner], [texture[inner] for texture in textures]
+                begun = noise.permute((3, 0, 1, 2) if turned else (2, 0, 1, 3))
+                begun = fold(begun[offset + part.start : offset + part.stop])
+                found = unfold(follow(sampler.network, begun, told.folded[:, :, *flown], evaluations))
+                texture[at] += found[:, *inner].permute(back) / 2
+    return mean, textures
 
 
-def assemble(slices: Tensor, filled: Tensor, block: Block) -> Tensor:
-    """A block's core (Z, H, W) from all that it sees: slices (L + 1, H, W) and what fills their gaps."""
-    factor = filled.shape[1] + 1
-    first, end = (at - block.seen[0][0] for at in block.core[0])
-    (top, bottom), (left, right) = (
-        (a - s, b - s) for (a, b), (s, _) in zip(block.core[1:], block.seen[1:], strict=True)
-    )
-    last = block.core[0][1] == block.seen[0][1]  # no slice above: no gap follows
-    gaps = end - first - last
-    inner = (..., slice(top, bottom), slice(left, right))
-    out = slices.new_empty((gaps * factor + last, bottom - top, right - left))
-    out[::factor] = slices[first:end][inner]
-    if gaps:
-        out[: gaps * factor].unflatten(0, (gaps, factor))[:, 1:] = filled[first : first + gaps][inner]
-    return out
+def _continued(slices: Tensor, filler: Filler) -> Tensor:
+    """Slices continued at their far ends by their mirror image, to sides that the filler takes."""
+    down, across = filler.network.strides
+    more = -(len(slices) - 1) % down, *(-n % (across * COLUMNS) for n in slices.shape[1:])
+    full = mirror(slices, (0, more[0]), (0, more[1]))
+    return mirror(full.permute(2, 0, 1), (0, more[2]), (0, 0)).permute(1, 2, 0)
 
 
 def _groups(number: int, pixels: int) -> Iterator[slice]:
     step = max(1, _PLANE_PIXELS // pixels)
     for first in range(0, number, step):
         yield slice(first, min(first + step, number))
+
+
+def assemble(slices: Tensor, filled: Tensor, block: Block) -> Tensor:
+    """A block's core (Z, H', W') from the slices that it sees and what fills its gaps, (G, factor − 1, H', W')."""
+    factor = filled.shape[1] + 1
+    z, y, x = (slice(a - s, b - s) for (a, b), (s, _) in zip(block.core, block.seen, strict=True))
+    measured = slices[z, y, x]
+    out = measured.new_empty((len(filled) * factor + len(measured) - len(filled), *measured.shape[1:]))
+    out[::factor] = measured
+    if len(filled):
+        out[: len(filled) * factor].unflatten(0, (-1, factor))[:, 1:] = filled
+    return out

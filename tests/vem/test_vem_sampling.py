@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from emflow.vem.blocks import blocks_of
+from emflow.vem.config import VemTrainSampler
 from emflow.vem.gaps import fold
 from emflow.vem.model import Filler
 from emflow.vem.noise import coloured, white
 from emflow.vem.sampler import Flow, Sampler, assemble, follow, sample_block
 from emflow.vem.score import axial_spectra, high_frequency_power
 from emflow.vem.texture import axial_powers, choose, field_kernel, filtered, fitted
+from emflow.vem.train_sampler import Planes, begin
 
 
 def _normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -168,3 +170,15 @@ def test_texture_raises_the_high_frequencies_of_a_volume(sampler):
     assert high_frequency_power(frequency, power) > 3 * float(
         power[(frequency > 0.1) & (frequency < 0.4)].mean()
     )
+
+
+@pytest.mark.parametrize("factor", [2, 3, 16])
+def test_any_factor_has_a_texture(factor):
+    filler = Filler.begin(factor, 0.0, 1.0, 0.5)
+    planes = Planes([_normal(3, 100, 100)], turn=True)
+    made, texture = begin(filler, planes, 1.0, VemTrainSampler(), torch.device("cpu"))
+    noise = made.noise(1, (5, 0, 0), (96, 40, 40))
+    places = torch.arange(5, 101) % factor
+    assert not noise[places == 0].any()
+    assert float(noise[places != 0].square().mean()) == pytest.approx(1, abs=0.1)
+    assert texture.loss_needed_db > 0.5
