@@ -9,8 +9,10 @@ as in T. Cover & J. Thomas, Elements of Information Theory, 9.4; the trade itsel
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -33,73 +35,73 @@ class Texture:
     variance: float
     """Of what is added, in a filled voxel."""
     power: float
-    """High-frequency power, as a part of the truth's, if all of it went where it is wanted: no sampler has more."""
+    """High-frequency power, as a part of the truth's, if all of it went where it is cheapest: none can have more."""
     power_before: float
     loss_needed_db: float
-    """Loss of PSNR at which ``ENOUGH`` would be reached; infinite where no loss suffices."""
+    """Least loss of PSNR at which independent detail could reach ``ENOUGH``; infinite where the mean is too strong."""
 
 
 ENOUGH = 0.7
 """High-frequency power from which on a texture counts as the truth's."""
 
 
-def axial_powers(planes: Tensor) -> Tensor:
+def axial_powers(planes: Tensor, cone: bool = False) -> Tensor:
     """Power along the axis of planes (N, Z, W), summed over lateral frequencies; it adds up to their variance.
+
+    Parameters
+    ----------
+    cone
+        Leave out lateral frequencies above the axial one, as :func:`emflow.vem.score.axial_spectra` does.
 
     Returns
     -------
     (Z,), at the frequencies of ``torch.fft.fftfreq``.
     """
-    window = torch.outer(
-        *(torch.hann_window(n, periodic=False, device=planes.device) for n in planes.shape[1:])
-    )
+    sides = planes.shape[1:]
+    window = torch.outer(*(torch.hann_window(n, periodic=False, device=planes.device) for n in sides))
     spectrum = torch.fft.fft2((planes - planes.mean((1, 2), keepdim=True)) * window)
-    return (spectrum.abs() ** 2).mean(0).sum(1).double() / (window.square().sum() * window.numel())
+    power = (spectrum.abs() ** 2).mean(0).double() / (window.square().sum() * window.numel())
+    if cone:
+        z, x = (torch.fft.fftfreq(n, device=planes.device).abs() for n in sides)
+        power = power * (x[None] <= z[:, None])
+    return power.sum(1)
 
 
-def choose(truth: Tensor, mean: Tensor, factor: int, allowed: float) -> Texture:
+def choose(truth: Tensor, mean: Tensor, factor: int, error: float, loss_db: float) -> Texture:
     """Choose what to add.
 
     Parameters
     ----------
     truth, mean
         Planes with the measured rows in them, (N, Z, W).
-    allowed
-        Mean square that may be added to a filled voxel.
+    error
+        Mean squared error of filled voxels, of which the loss is reckoned.
+    loss_db
+        Allowed loss of PSNR.
     """
     p_truth, p_mean, p_error = (axial_powers(planes) for planes in (truth, mean, truth - mean))
     lacking = torch.minimum((p_truth - p_mean).clamp_min(0), p_error)
     filled = 1 - 1 / factor  # nothing is added to measured rows
+    allowed = (10 ** (loss_db / 10) - 1) * error * filled
     high = 2 * torch.fft.fftfreq(len(p_truth), device=truth.device).abs() > HIGH_BAND
-    added = _filled_up(p_mean, lacking * high, allowed * filled)
-    added = added + _filled_up(p_mean, lacking * ~high, allowed * filled - float(added.sum()))
-    part = added / p_error.clamp_min(1e-12)
-    taps = narrow(part.sqrt())
-
-    def power(more: Tensor | float) -> float:
-        return float(((p_mean + more) / p_truth.clamp_min(1e-12))[high].mean())
-
-    # the cheapest way to the power wanted, whatever is allowed
-    low, up = 0.0, float((lacking * high).sum())
-    for _ in range(40):
-        middle = (low + up) / 2
-        low, up = (
-            (middle, up) if power(_filled_up(p_mean, lacking * high, middle)) < ENOUGH else (low, middle)
-        )
-    error = max(float(p_error.sum()), 1e-30)
-    reached = power(lacking) >= ENOUGH
-    needed = 10 * float(torch.log10(torch.tensor(1 + up / error))) if reached else float("inf")
-    return Texture(taps, float(added.sum()) / filled, power(added), power(0.0), needed)
+    added = _filled_up(p_mean, lacking * high, allowed)
+    added = added + _filled_up(p_mean, lacking * ~high, allowed - float(added.sum()))
+    taps = narrow((added / p_error.clamp_min(1e-12)).sqrt())
+    costs, powers = _cheapest(axial_powers(truth, cone=True)[high], axial_powers(mean, cone=True)[high])
+    power = float(np.interp(allowed, costs, powers))
+    cost = float(np.interp(ENOUGH, powers, costs)) if powers[-1] >= ENOUGH else math.inf
+    needed = 10 * math.log10(1 + cost / filled / max(error, 1e-30))
+    return Texture(taps, float(added.sum()) / filled, power, float(powers[0]), needed)
 
 
-def narrow(response: Tensor) -> Tensor:
-    """Filter of 2 · AXIAL_REACH + 1 taps along the axis for a response at the frequencies of ``torch.fft.fftfreq``."""
-    taps = torch.fft.fftshift(torch.fft.ifft(response).real)
-    centre = len(taps) // 2
-    reach = min(AXIAL_REACH, centre - 1)
-    taper = torch.hann_window(2 * reach + 3, periodic=False, dtype=taps.dtype, device=taps.device)[1:-1]
-    more = AXIAL_REACH - reach
-    return functional.pad(taps[centre - reach : centre + reach + 1] * taper, (more, more)).float()
+def _cheapest(p_truth: Tensor, p_mean: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """High-frequency power, and what must be added for it at least: bands in which the truth has least come first."""
+    order = torch.argsort(p_truth)
+    p_truth, p_mean = (p[order].clamp_min(1e-12).cpu() for p in (p_truth, p_mean))
+    lacking = (p_truth - p_mean).clamp_min(0)
+    gained = (lacking / p_truth).cumsum(0) / len(p_truth)
+    start = float((p_mean / p_truth).mean())
+    return np.r_[0.0, lacking.cumsum(0).numpy()], np.r_[start, start + gained.numpy()]
 
 
 def _filled_up(p_mean: Tensor, lacking: Tensor, total: float) -> Tensor:
@@ -112,6 +114,16 @@ def _filled_up(p_mean: Tensor, lacking: Tensor, total: float) -> Tensor:
         added = torch.minimum((level - p_mean).clamp_min(0), lacking)
         low, up = (level, up) if float(added.sum()) < total else (low, level)
     return torch.minimum((low - p_mean).clamp_min(0), lacking)
+
+
+def narrow(response: Tensor) -> Tensor:
+    """Filter of 2 · AXIAL_REACH + 1 taps along the axis for a response at the frequencies of ``torch.fft.fftfreq``."""
+    taps = torch.fft.fftshift(torch.fft.ifft(response).real)
+    centre = len(taps) // 2
+    reach = min(AXIAL_REACH, centre - 1)
+    taper = torch.hann_window(2 * reach + 3, periodic=False, dtype=taps.dtype, device=taps.device)[1:-1]
+    more = AXIAL_REACH - reach
+    return functional.pad(taps[centre - reach : centre + reach + 1] * taper, (more, more)).float()
 
 
 def filtered(planes: Tensor, taps: Tensor) -> Tensor:

@@ -113,7 +113,7 @@ def begin(
     truth = planes.draw(filler.factor, _DESIGN, cfg.crop_px, generator(cfg.seed, 70)).to(device)
     rows, _ = divide(truth, filler.factor)
     filled = whole(rows, tell(filler, rows).mean)
-    texture = choose(truth, filled, filler.factor, (10 ** (cfg.psnr_loss_db / 10) - 1) * error)
+    texture = choose(truth, filled, filler.factor, error, cfg.psnr_loss_db)
     kernel = field_kernel(filtered(truth - filled, texture.taps))
     noise = noise_of_planes(kernel, filler.factor, (_DESIGN, *truth.shape[1:]), generator(cfg.seed, 71))
     kernel /= noise.square().mean().sqrt().clamp_min(1e-6)

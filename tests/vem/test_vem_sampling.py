@@ -42,27 +42,32 @@ def test_a_plane_s_powers_add_up_to_its_variance():
 
 
 def test_white_noise_costs_what_the_formula_says():
-    """Of what is white and unknown, 0.7 of the upper half's power is 0.35 of the variance: 10 log 1.35 = 1.30 dB."""
-    truth = _normal(60, 97, 64)
-    found = choose(truth, torch.zeros_like(truth), 8, allowed=0.12)
-    assert found.loss_needed_db == pytest.approx(1.30, abs=0.05)
-    assert found.variance == pytest.approx(0.12, rel=0.01)
+    """Of white noise all is unknown: 0.7 of the bands from 0.5 on, lateral frequencies no higher, cost ∫ f df."""
+    truth, flat = _normal(60, 97, 64), torch.zeros(60, 97, 64)
+    cost = (0.85**2 - 0.5**2) / 2 / (7 / 8)
+    found = choose(truth, flat, 8, 1.0, 0.5)
+    assert found.loss_needed_db == pytest.approx(10 * math.log10(1 + cost), abs=0.05)
+    assert found.variance == pytest.approx(10**0.05 - 1, rel=0.01)
     assert found.power_before < 0.01
-    enough = choose(truth, torch.zeros_like(truth), 8, allowed=0.42)
-    assert enough.power == pytest.approx(0.735, abs=0.02), "0.42 in seven of eight rows, in the upper half"
-    assert choose(truth, torch.zeros_like(truth), 8, allowed=0.8).variance == pytest.approx(0.8, rel=0.01)
+    assert found.power < 0.7
+    power = axial_powers(filtered(truth, found.taps))
+    low = 2 * torch.fft.fftfreq(97).abs() < 0.4
+    assert float(power[low].sum()) < 0.05 * float(power.sum())
+    assert choose(truth, flat, 8, 1.0, 2.5).variance == pytest.approx(10**0.25 - 1, rel=0.01), (
+        "then lower ones"
+    )
 
 
 def test_detail_is_added_where_power_is_lowest_and_nowhere_in_excess():
     high = filtered(_normal(40, 97, 64), _response(0.5))
     low = 6 * filtered(_normal(40, 97, 64, seed=1), _response(0.3, below=True))
     truth, mean = low + 0.3 * _normal(40, 97, 64, seed=2) + high, low
-    found = choose(truth, mean, 8, allowed=0.1)
+    found = choose(truth, mean, 8, 0.6, 0.7)
     taken = filtered(truth - mean, found.taps)
     power = axial_powers(taken)
     frequency = 2 * torch.fft.fftfreq(97).abs()
     assert float(power[frequency < 0.3].sum()) < 0.05 * float(power.sum())
-    assert choose(truth, truth, 8, allowed=0.1).variance < 1e-6, "nothing is lacking"
+    assert choose(truth, truth, 8, 0.1, 0.5).variance < 1e-6, "nothing is lacking"
 
 
 def _response(cut: float, below: bool = False) -> torch.Tensor:
