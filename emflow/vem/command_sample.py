@@ -24,7 +24,7 @@ from emflow.vem.config import VemSample, VemTrainSampler
 from emflow.vem.inputs import factor_of, identity_of, read_filler, to_tensor, voxel_of
 from emflow.vem.inputs_sample import KIND, read_examples, read_sampler
 from emflow.vem.outputs import chunk_side, stored
-from emflow.vem.outputs_sample import gate_verdicts, sampler_metrics
+from emflow.vem.outputs_sample import at_temperature, gate_verdicts, sampler_metrics
 from emflow.vem.sampler import Sampler, assemble, sample_block
 from emflow.vem.train_sampler import begin, family_disagreement, judge, plane_error, strength, train_flow
 
@@ -65,9 +65,8 @@ def train_sampler(
         widening = 1.0 if found.axial else (filling.facts.get("metrics", {}).get("interval_widening") or 1.0)
         loss = 10 * math.log10(1 + texture.variance / error)
         metrics = sampler_metrics(judged, texture, loss, widening)
-        verdicts = gate_verdicts(metrics)
         write_metrics(out / "metrics.json", metrics)
-        write_verdicts(out / "verdicts.json", verdicts)
+        write_verdicts(out / "verdicts.json", gate_verdicts(metrics))
         write_model(
             out / "sampler.safetensors",
             {**sampler.network.state_dict(), "taps": sampler.taps, "kernel": sampler.kernel},
@@ -79,7 +78,6 @@ def train_sampler(
                 "deviation": sampler.deviation * widening,
                 "settings": cfg.model_dump(mode="json"),
                 "metrics": metrics,
-                "verdicts": verdicts,
             },
         )
         checkpoint.remove()
@@ -107,8 +105,8 @@ def sample(
     model, sampler
         Folders or weights from vem train and vem train-sampler.
     out
-        Folder to write: OME-Zarr images sample_1.zarr …, of several samples mean.zarr and deviation.zarr, too, and
-        verdicts.json: whether the sampler passed its gate.
+        Folder to write: OME-Zarr images sample_1.zarr …, of several samples mean.zarr and deviation.zarr, too;
+        metrics.json and verdicts.json: the sampler's figures and its gate, at this temperature.
     """
     device = devices.prepare(run)
     source = open_volume(volume)
@@ -119,7 +117,8 @@ def sample(
         raise EmflowError(
             f"{model}: fills gaps of {factor}; {volume} has slices {factor_of(source, voxel)} pixels apart."
         )
-    verdicts = weights.facts["verdicts"]
+    metrics = at_temperature(weights.facts["metrics"], cfg.temperature)
+    verdicts = gate_verdicts(metrics)
     for said in verdicts:
         if said["verdict"] != "pass":
             log.warning("%s %s: %s", said["question"], said["verdict"], said["evidence"])
@@ -160,6 +159,7 @@ def sample(
                     journal.put(str(block.number), key, True)
         for name in names:
             write_pyramid(out / f"{name}.zarr")
+        write_metrics(out / "metrics.json", metrics)
         write_verdicts(out / "verdicts.json", verdicts)
         record.notes = {"blocks": len(blocks), "voxels": int(np.prod(shape)), "weights": weights.sha256}
 

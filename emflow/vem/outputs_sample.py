@@ -32,6 +32,20 @@ def sampler_metrics(judged: Judged, texture: Texture, loss_db: float, widening: 
     }
 
 
+def at_temperature(metrics: Metrics, temperature: float) -> Metrics:
+    """Figures of a sampler at another temperature: squared error and power of what is added grow with its square."""
+    figures = {name: float(value) for name, value in metrics.items() if value is not None}
+    scaled = dict(metrics)
+    for name in ("psnr_loss_db", "psnr_loss_volume_db"):
+        added = temperature**2 * (10 ** (figures[name] / 10) - 1)
+        scaled[name] = 10 * math.log10(max(1 + added, 1e-9))
+    before = figures["high_frequency_power_regression"]
+    scaled["high_frequency_power"] = before + temperature**2 * (figures["high_frequency_power"] - before)
+    scaled["psnr_db"] = figures["psnr_regression_db"] - float(scaled["psnr_loss_db"] or 0)
+    del scaled["ssim"]
+    return scaled
+
+
 def gate_verdicts(metrics: Metrics) -> list[dict[str, str]]:
     """Whether a sample has the truth's texture at little loss; where not, by how much and why."""
     question = "Do samples look like the truth in their spectrum, and lose little against the restored mean?"
