@@ -64,8 +64,9 @@ class VemTrainSampler(VoxelSize):
     """Width of a crop, in pixels."""
     learning_rate: float = Field(2e-3, gt=0, le=1)
     """Highest learning rate of Adam; it rises over the first twentieth of the steps and falls to 0."""
-    psnr_loss_db: float = Field(0.49, gt=0, le=3.0103)
-    """Loss of PSNR that texture may cost, in decibel; 3 is that of a full sample. The gate asks for 0.5 at most."""
+    psnr_loss_db: float = Field(0.49, gt=0, le=3)
+    """Loss of PSNR that texture may cost, in decibel: less where all that lacks is had for less. The gate asks for 0.5
+    at most."""
     evaluations: int = Field(4, ge=0, le=8)
     """Evaluations of the network for a sample that is judged."""
     max_slices: int = Field(128, ge=2, le=100000)

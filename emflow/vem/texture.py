@@ -3,8 +3,8 @@
 A sample of what may be there lies as far from the mean as the truth does: its squared error is twice the mean's,
 3 dB. Within a loss of δ dB only 10^(δ/10) − 1 of the mean's squared error may be added, 12 % for 0.5 dB. Added to all
 frequencies alike that is seen nowhere. Added where the spectrum of the mean is lowest, along the axis, it goes
-furthest: beyond half of Nyquist first, the power that frequencies lack is filled up to a common level (water-filling,
-as in T. Cover & J. Thomas, Elements of Information Theory, 9.4; the trade itself: Y. Blau & T. Michaeli, CVPR 2018).
+furthest: beyond half of Nyquist, the power that frequencies lack is filled up to a common level (water-filling, as in
+T. Cover & J. Thomas, Elements of Information Theory, 9.4; the trade itself: Y. Blau & T. Michaeli, CVPR 2018).
 """
 
 from __future__ import annotations
@@ -85,7 +85,6 @@ def choose(truth: Tensor, mean: Tensor, factor: int, error: float, loss_db: floa
     allowed = (10 ** (loss_db / 10) - 1) * error * filled
     high = 2 * torch.fft.fftfreq(len(p_truth), device=truth.device).abs() > HIGH_BAND
     added = _filled_up(p_mean, lacking * high, allowed)
-    added = added + _filled_up(p_mean, lacking * ~high, allowed - float(added.sum()))
     taps = narrow((added / p_error.clamp_min(1e-12)).sqrt())
     costs, powers = _cheapest(axial_powers(truth, cone=True)[high], axial_powers(mean, cone=True)[high])
     power = float(np.interp(allowed, costs, powers))
