@@ -121,6 +121,8 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
             "train-membranes": "Learn from labelled slices where membranes are.",
             "segment": "Find membranes, and the segments that they divide.",
             "score-segments": "Compare segments with the true ones.",
+            "train-sampler": "Learn to sample the texture that a restored volume lacks, and judge the samples.",
+            "sample": "Fill the gaps with samples of what may be there, with the truth's texture.",
         },
     ),
 }

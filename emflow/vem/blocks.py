@@ -5,12 +5,26 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
-from emflow.nn.unet import UNet
 from emflow.vem.gaps import COLUMNS
 from emflow.vem.grid import Grid
 
 Span = tuple[int, int]
+
+
+class Reaching(Protocol):
+    """What depends on its surroundings as a network does, on the folded grid."""
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        """Shifts (down, across) by multiples of these shift the output alike."""
+        ...
+
+    @property
+    def margins(self) -> tuple[int, int]:
+        """Places (down, across) beyond which an input cannot change an output."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -31,9 +45,24 @@ class Block:
         (a, b), (c, d), (e, f) = self.made
         return slice(a, b), slice(c, d), slice(e, f)
 
+    @property
+    def window(self) -> tuple[slice, slice, slice]:
+        """What it sees, as slices."""
+        (a, b), (c, d), (e, f) = self.seen
+        return slice(a, b), slice(c, d), slice(e, f)
+
+    def core(self, factor: int) -> tuple[Span, Span, Span]:
+        """Measured slices, rows and columns that it makes, where slices are a whole number of voxels apart."""
+        first, end = self.made[0]
+        return (first // factor, (end - 1) // factor + 1), self.made[1], self.made[2]
+
 
 def blocks_of(
-    shape: tuple[int, int, int], size: tuple[int, int, int], network: UNet, grid: Grid, doubled: bool = False
+    shape: tuple[int, int, int],
+    size: tuple[int, int, int],
+    network: Reaching,
+    grid: Grid,
+    doubled: bool = False,
 ) -> tuple[tuple[int, int, int], list[Block]]:
     """Divide a measured volume.
 

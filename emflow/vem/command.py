@@ -18,6 +18,7 @@ from emflow.step import EmflowError, Run
 from emflow.vem.command_check import check
 from emflow.vem.command_pretrain import pretrain
 from emflow.vem.command_restore import begin, fill, finish, restore
+from emflow.vem.command_sample import sample, train_sampler
 from emflow.vem.command_segment import score_segments, segment, train_membranes
 from emflow.vem.config import VemScore, VemTrain
 from emflow.vem.grid import Grid
@@ -39,11 +40,13 @@ __all__ = [
     "finish",
     "pretrain",
     "restore",
+    "sample",
     "score",
     "score_segments",
     "segment",
     "train",
     "train_membranes",
+    "train_sampler",
 ]
 
 _UNSEEN = 8

@@ -167,6 +167,47 @@ class VemScoreSegments(StepConfig):
     """A pixel counts as membrane from this probability on."""
 
 
+class VemTrainSampler(VoxelSize):
+    """Learn to sample the fine texture that a restored volume lacks, and judge the samples."""
+
+    seed: int = Field(0, ge=0)
+    """Seed of the first weights and the crops."""
+    steps: int = Field(400, ge=0, le=1000000)
+    """Training steps of the flow; 0 leaves noise of the texture's spectrum as it is."""
+    batch: int = Field(12, gt=0, le=4096)
+    """Crops in a step."""
+    crop_px: int = Field(96, ge=32, le=1024, multiple_of=8)
+    """Width of a crop, in pixels."""
+    learning_rate: float = Field(2e-3, gt=0, le=1)
+    """Highest learning rate of Adam; it rises over the first twentieth of the steps and falls to 0."""
+    psnr_loss_db: float = Field(0.49, gt=0, le=3)
+    """Loss of PSNR that texture may cost, in decibel: less where all that lacks is had for less. The gate asks for 0.5
+    at most."""
+    evaluations: int = Field(4, ge=0, le=8)
+    """Evaluations of the network for a sample that is judged."""
+    max_slices: int = Field(128, ge=2, le=100000)
+    """Slices to learn from: the middle ones, as for vem train, whose held-back slices are held back here, too."""
+    max_side_px: int = Field(1024, ge=32, le=100000)
+    """Side of the middle part of each slice that is learned from, in pixels."""
+
+
+class VemSample(VoxelSize):
+    """Fill the gaps between slices with samples of what may be there, block by block."""
+
+    seed: int = Field(0, ge=0)
+    """Seed of the noise; the same seed gives the same samples."""
+    samples: int = Field(2, ge=1, le=32)
+    """Samples to write; from two on their mean and deviation are written, too."""
+    evaluations: int = Field(4, ge=0, le=8)
+    """Evaluations of the network for a sample; 0 adds noise of the texture's spectrum."""
+    temperature: float = Field(1.0, ge=0, le=5)
+    """Factor of the texture: the PSNR's loss grows with its square. 0 gives the mean."""
+    block_slices: int = Field(32, ge=2, le=10000)
+    """Measured slices of a block; blocks bound the memory and are what a killed run loses at most."""
+    block_px: int = Field(256, ge=16, le=10000)
+    """Side of a block, in pixels."""
+
+
 STEPS: dict[str, type[StepConfig]] = {
     "check": VemCheck,
     "pretrain": VemPretrain,
@@ -177,4 +218,6 @@ STEPS: dict[str, type[StepConfig]] = {
     "train_membranes": VemTrainMembranes,
     "segment": VemSegment,
     "score_segments": VemScoreSegments,
+    "train_sampler": VemTrainSampler,
+    "sample": VemSample,
 }
