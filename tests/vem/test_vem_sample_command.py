@@ -153,7 +153,7 @@ def test_noise_comes_out_as_noise(tmp_path):
     assert said["verdict"] == "fail"
     assert "cannot be had for less than" in said["evidence"]
     metrics = json.loads((tmp_path / "sampler" / "metrics.json").read_text())
-    assert 0.8 < metrics["psnr_loss_needed_db"] < 1.5, "about 1 dB where nothing is known"
+    assert 0.7 < metrics["psnr_loss_needed_db"] < 1.5, "about 1 dB where nothing is known"
     one = SAMPLE.model_copy(update={"samples": 1})
     command.sample(
         tmp_path / "noise.tif", tmp_path / "model", tmp_path / "sampler", tmp_path / "out", cfg=one
