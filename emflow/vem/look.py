@@ -111,7 +111,7 @@ def faults(
             why.append("blank")
         elif extreme[n] > np.median(extreme) + cfg.most_saturated:
             why.append("saturated")
-        elif similar[n] < min(cfg.least_similarity * expected[n], expected[n] - chance):
+        elif similar[n] < cfg.least_similarity * expected[n] - chance:
             why.append("unlike both neighbours")
         elif blurred[n]:
             why.append("blurred")
