@@ -1,4 +1,4 @@
-"""Volumes of any size, read piece by piece: TIFF stacks and folders, MRC, HDF5, Zarr and OME-Zarr 0.4 and 0.5."""
+"""Volumes of any size, read piece by piece: TIFF stacks and folders, MRC, HDF5, N5, Zarr and OME-Zarr 0.4 and 0.5."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import zarr
 
 from emflow.io.listing import MRC_SUFFIXES, TIFF_SUFFIXES
 from emflow.io.mrc import map_mrc, read_header
+from emflow.io.n5 import is_n5, open_n5
 from emflow.io.ome import NANOMETRES, Voxel, read_multiscale
 from emflow.step import EmflowError
 
@@ -62,7 +63,8 @@ def open_volume(path: str | Path) -> Volume:
     ----------
     path
         TIFF stack, folder of TIFF slices (sorted by their numbers), MRC, HDF5 (``file.h5:/dataset``, or the
-        only volume in the file), Zarr array or OME-Zarr (its finest level; ``folder.zarr:0`` for an array of it).
+        only volume in the file), N5 (``folder.n5:/dataset``; of a pyramid the finest level), Zarr array or
+        OME-Zarr (its finest level; ``folder.zarr:0`` for an array of it).
 
     Raises
     ------
@@ -73,6 +75,8 @@ def open_volume(path: str | Path) -> Volume:
     if not name.exists():
         raise EmflowError(f"{name}: no such volume.")
     if name.is_dir():
+        if is_n5(name) or name.suffix.lower() == ".n5":
+            return _open_n5(name, inside)
         if inside or any((name / key).exists() for key in ("zarr.json", ".zarray", ".zgroup", ".zattrs")):
             return _open_zarr(name, inside)
         return _open_folder(name)
@@ -84,7 +88,7 @@ def open_volume(path: str | Path) -> Volume:
         return _open_hdf5(name, inside)
     raise EmflowError(
         f"{name}: a volume is a TIFF stack (.tif), a folder of TIFF slices, MRC (.mrc, .rec), HDF5 (.h5) or a "
-        "Zarr folder."
+        "Zarr or N5 folder."
     )
 
 
@@ -107,7 +111,7 @@ def volume_identity(volume: Volume) -> str:
 
 def _split(path: str) -> tuple[Path, str]:
     """Divide ``file.h5:/volumes/raw`` into the file and the array inside it."""
-    match = re.match(r"^(.+\.(?:h5|hdf5|hdf|zarr)):(.+)$", path, flags=re.IGNORECASE)
+    match = re.match(r"^(.+\.(?:h5|hdf5|hdf|n5|zarr)):(.+)$", path, flags=re.IGNORECASE)
     return (Path(match[1]), match[2].strip("/")) if match else (Path(path), "")
 
 
@@ -130,13 +134,13 @@ def _open_tiff(path: Path) -> Volume:
             pages = len(series.pages)
         if dtype is None:
             raise EmflowError(f"{path}: its pixels have no common type.")
-        memory = _mapped(path)
+        memory = _where_mapped(path)
     except (OSError, tifffile.TiffFileError) as error:
         raise EmflowError(f"{path}: not a readable TIFF file ({error}).") from None
 
     def read(region: Region) -> np.ndarray:
         if memory is not None:
-            return np.array(memory.reshape(shape)[region])
+            return np.array(_mapped_again(path, memory, shape)[region])
         if pages != shape[0]:
             return tifffile.imread(path).reshape(shape)[region]
         planes = range(*region[0].indices(shape[0]))
@@ -145,11 +149,20 @@ def _open_tiff(path: Path) -> Volume:
     return Volume(path, shape, dtype, voxel, read)
 
 
-def _mapped(path: Path) -> np.memmap[Any, Any] | None:
+def _where_mapped(path: Path) -> tuple[np.dtype[Any], int] | None:
+    """Type and offset of pixels that lie in one piece."""
     try:
-        return tifffile.memmap(path, mode="r")
+        found = tifffile.memmap(path, mode="r")
     except ValueError:  # compressed, or its planes are scattered
         return None
+    return found.dtype, found.offset
+
+
+def _mapped_again(
+    path: Path, memory: tuple[np.dtype[Any], int], shape: tuple[int, ...]
+) -> np.memmap[Any, Any]:
+    """Map pixels for one reading: a mapping that is kept holds in memory all that was ever read."""
+    return np.memmap(path, memory[0], "r", memory[1], shape)
 
 
 def _tiff_voxel(tiff: tifffile.TiffFile) -> Voxel | None:
@@ -214,9 +227,11 @@ def _open_mrc(path: Path) -> Volume:
     z, y, x = (size / 10 for size in read_header(path).voxel_angstrom)
     data = map_mrc(path)
     shape = _three(path, data.shape)
-    pixels = data.reshape(shape)
     voxel = (z, y, x) if min(z, y, x) > 0 else None
-    return Volume(path, shape, data.dtype, voxel, lambda region: np.array(pixels[region]))
+    # mapped for each reading: a mapping that is kept holds in memory all that was ever read
+    return Volume(
+        path, shape, data.dtype, voxel, lambda region: np.array(map_mrc(path).reshape(shape)[region])
+    )
 
 
 def _open_hdf5(path: Path, inside: str) -> Volume:
@@ -273,3 +288,16 @@ def _open_zarr(path: Path, inside: str) -> Volume:
     return Volume(
         path, shape, np.dtype(array.dtype), voxel, lambda region: np.asarray(array[leading + region])
     )
+
+
+def _open_n5(path: Path, inside: str) -> Volume:
+    array = open_n5(path, inside)
+    shape = _three(path, array.shape)
+    leading = (slice(0, 1),) * (len(array.shape) - 3)
+
+    def read(region: Region) -> np.ndarray:
+        return array.read(leading + region).reshape(
+            [len(range(*p.indices(n))) for p, n in zip(region, shape, strict=True)]
+        )
+
+    return Volume(array.folder, shape, array.dtype, array.voxel_nm, read)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ def write_tiff_volume(path: Path, level: zarr.Array[Any], voxel_nm: Voxel) -> No
     metadata = {
         "axes": "ZYX",
         "Name": RESTORED_LABEL,
+        # otherwise a random one is made
+        "UUID": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{level.shape} {level.dtype} {voxel_nm}")),
         **{f"PhysicalSize{axis}": size for axis, size in zip("ZYX", (z, y, x), strict=True)},
         **{f"PhysicalSize{axis}Unit": "nm" for axis in "ZYX"},
     }
