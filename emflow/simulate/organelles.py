@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from emflow.simulate.config import SimulateVolume
@@ -63,7 +65,9 @@ def _add_reticulum(out: np.ndarray, cells: Cells, cfg: SimulateVolume, rng: np.r
     np.maximum(out, sheet, out=out, where=where)
 
 
-def _scatter(out: np.ndarray, centres: np.ndarray, reach: int, profile) -> None:  # type: ignore[no-untyped-def]
+def _scatter(
+    out: np.ndarray, centres: np.ndarray, reach: int, profile: Callable[[np.ndarray], np.ndarray]
+) -> None:
     """Take the maximum with a round profile (of the distance) about points (N, 3) that need not lie on voxels."""
     side = np.arange(-reach, reach + 1)
     offsets = np.stack(np.meshgrid(side, side, side, indexing="ij"), axis=-1).reshape(1, -1, 3)

@@ -40,7 +40,12 @@ def training_verdicts(held_out: HeldOut | None) -> list[dict[str, str]]:
     question = "Are slices that were hidden restored better than by linear interpolation?"
     if held_out is None:
         return [
-            verdict(question, "unknown", "No slices were held out.", "Set held_out, or give more slices.")
+            verdict(
+                question,
+                "unknown",
+                "No slices were held out.",
+                "Set held_out, or give more slices; with steps of 0 there must be weights for twice the factor.",
+            )
         ]
     gain = held_out.psnr_db - held_out.psnr_linear_db
     evidence = (

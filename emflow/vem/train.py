@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from emflow.device import generator
 from emflow.nn.train import Checkpoint, Plan, train
@@ -69,16 +70,17 @@ def train_filler(
 
 
 def loss_of_residual(out: Tensor, target: Tensor) -> Tensor:
-    """|r − μ| + λ(|r − μ|/b + log b), the mean over all missing pixels.
+    """1.5 H(r − μ) + 0.2 (|r − μ|/b + log b), the mean over all missing pixels.
 
-    The scale b learns from an error that does not pull on μ, so that the regression stays the median's
-    (A. Kendall & Y. Gal, NeurIPS 2017, for the second term).
+    H is Huber's loss, quadratic up to the residual's spread: the mean of what may be there, where the absolute
+    error's median leaves out what is less likely than not, such as a membrane. The scale b learns from an error that
+    does not pull on μ (after A. Kendall & Y. Gal, NeurIPS 2017).
     """
     residual, log_scale = out.chunk(2, dim=1)
     log_scale = log_scale.clamp(*LOG_SCALE)
-    error = (target - residual).abs()
-    likelihood = error.detach() * torch.exp(-log_scale) + log_scale
-    return error.mean() + 0.2 * likelihood.mean()
+    error = (target - residual).abs().detach()
+    likelihood = error * torch.exp(-log_scale) + log_scale
+    return 1.5 * functional.huber_loss(residual, target) + 0.2 * likelihood.mean()
 
 
 @torch.no_grad()
