@@ -70,6 +70,9 @@ class HeldOut:
     """Of one segment that holds everything."""
     overlap: MaskOverlap
     calibration_error: float
+    clear_level: float
+    clear_share: float
+    """See :func:`clear_level`."""
 
 
 def judged(probability: Sequence[Array], true: Sequence[Array], cut: Cut, least_pixels: int) -> HeldOut:
@@ -91,7 +94,17 @@ def judged(probability: Sequence[Array], true: Sequence[Array], cut: Cut, least_
     scores, by_components = (mean_agreement(zip(found, true, strict=True)) for found in segmented)
     as_one = mean_agreement((np.ones(t.shape, np.int32), t) for t in true)
     error = calibration_error(np.stack(probability), np.stack(true) == 0)
-    return HeldOut(scores, by_components, as_one, overlap, error)
+    return HeldOut(scores, by_components, as_one, overlap, error, *clear_level(np.stack(probability)))
+
+
+def clear_level(probability: Array) -> tuple[float, float]:
+    """The probability that membranes reach where they are clear, and the share of pixels that reach it.
+
+    Half of the pixels that are expected to be membrane do, on the pixels given. Elsewhere far fewer do where nothing is
+    to be seen, however sure the network is at its best.
+    """
+    level = float(np.quantile(probability, 1 - probability.mean() / 2, method="higher"))
+    return level, float((probability >= level).mean())
 
 
 def calibration_error(probability: Array, happened: Array) -> float:

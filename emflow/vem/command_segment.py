@@ -78,7 +78,7 @@ def train_membranes(
     """
     device = devices.prepare(run)
     with Record("vem.train_membranes", cfg, run, inputs=[images, labels]) as record:
-        given = read_labelled(images, labels, cfg.max_slices)
+        given = read_labelled(images, labels, cfg.max_slices, cfg.max_side_px)
         rows = given.images[0].shape[0]
         first = rows - rows // _HELD_OUT
         if min(first, given.images[0].shape[1]) < 32:
@@ -116,7 +116,8 @@ def _settle(
 ) -> tuple[Cut, dict[str, float | int | None], list[dict[str, str]]]:
     """Calibrate the network on rows from ``first`` on, choose where to cut, and judge both."""
     true = [segments[first:].numpy() for segments in given.labels]
-    logits = [network.whole_logits(image.to(device))[first:].cpu() for image in given.images]
+    seen = max(0, first - network.margin)
+    logits = [network.whole_logits(image[seen:].to(device))[first - seen :].cpu() for image in given.images]
     membrane = torch.from_numpy(np.stack(true) == 0)
     network.slope, network.offset = calibrate(torch.stack(logits), membrane)
     probability = [network.calibrated(part).numpy() for part in logits]
@@ -186,7 +187,7 @@ def segment(
         write_pyramid(out)
         histogram = np.array([journal.get(str(block.number), key) for block in blocks]).sum(0)
         sizes = _segments(out, membrane, blocks, (mode, cut, cfg), (key, voxel, chunk, notes))
-        metrics = segment_metrics(histogram, cut.threshold, sizes)
+        metrics = segment_metrics(histogram, weights.facts["metrics"], cut.threshold, sizes)
         write_metrics(out / "metrics.json", metrics)
         write_verdicts(out / "verdicts.json", segment_verdicts(metrics))
         record.notes = {"mode": mode, "blocks": len(blocks), "weights": weights.sha256, **metrics}

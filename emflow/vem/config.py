@@ -120,7 +120,7 @@ class VemTrainMembranes(StepConfig):
 
     seed: int = Field(0, ge=0)
     """Seed of the first weights and the crops."""
-    steps: int = Field(600, gt=0, le=1000000)
+    steps: int = Field(800, gt=0, le=1000000)
     """Training steps."""
     batch: int = Field(4, gt=0, le=4096)
     """Crops in a step."""
@@ -136,6 +136,8 @@ class VemTrainMembranes(StepConfig):
     """Average the probability over the eight ways to turn and flip a plane; costs eight evaluations."""
     max_slices: int = Field(64, ge=1, le=100000)
     """Labelled slices to learn from, evenly chosen, held in memory."""
+    max_side_px: int = Field(2048, ge=64, le=100000)
+    """Side of the middle part of each slice that is learned from, in pixels."""
 
 
 class VemSegment(VoxelSize):

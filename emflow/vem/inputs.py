@@ -63,6 +63,12 @@ def grid_of(volume: Volume, voxel_nm: tuple[float, float, float]) -> Grid:
     return Grid.of(ratio)
 
 
+def middle_of(length: int, most: int) -> slice:
+    """The middle of an axis, no longer than ``most``."""
+    kept = min(length, most)
+    return slice((length - kept) // 2, (length - kept) // 2 + kept)
+
+
 def as_float(block: np.ndarray, path: Path) -> np.ndarray:
     """Return intensities as float32.
 
@@ -81,11 +87,8 @@ def as_float(block: np.ndarray, path: Path) -> np.ndarray:
 
 def read_middle(volume: Volume, max_slices: int, max_side_px: int) -> np.ndarray:
     """Read the middle of a volume as float32."""
-    lengths = [
-        min(n, most) for n, most in zip(volume.shape, (max_slices, max_side_px, max_side_px), strict=True)
-    ]
-    starts = [(n - length) // 2 for n, length in zip(volume.shape, lengths, strict=True)]
-    z, y, x = (slice(start, start + length) for start, length in zip(starts, lengths, strict=True))
+    most = max_slices, max_side_px, max_side_px
+    z, y, x = (middle_of(n, length) for n, length in zip(volume.shape, most, strict=True))
     return as_float(volume.read((z, y, x)), volume.path)
 
 

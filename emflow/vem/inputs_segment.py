@@ -14,7 +14,7 @@ from emflow.io.volume import Volume, open_volume
 from emflow.nn.unet import on_device
 from emflow.nn.weights import Model, read_model
 from emflow.step import EmflowError
-from emflow.vem.inputs import as_float, read_middle
+from emflow.vem.inputs import as_float, middle_of, read_middle
 from emflow.vem.membrane import MembraneNetwork, build, targets
 from emflow.vem.watershed import Cut
 
@@ -34,7 +34,7 @@ class Labelled:
     deviation: float
 
 
-def read_labelled(images: Path, labels: Path, max_slices: int) -> Labelled:
+def read_labelled(images: Path, labels: Path, max_slices: int, max_side_px: int) -> Labelled:
     """Read the slices that are labelled: those with a label that is not 0.
 
     Raises
@@ -46,7 +46,7 @@ def read_labelled(images: Path, labels: Path, max_slices: int) -> Labelled:
     if pixels.shape != told.shape:
         raise EmflowError(f"{images}: shape {pixels.shape}, {labels}: {told.shape}; expected one shape.")
     _whole_numbers(told)
-    every = slice(None), slice(None)
+    every = middle_of(told.shape[1], max_side_px), middle_of(told.shape[2], max_side_px)
     marked = [z for z in range(told.shape[0]) if told.read((slice(z, z + 1), *every)).any()]
     if not marked:
         raise EmflowError(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from emflow.device import generator
-from emflow.nn.tiles import crop, mirror
+from emflow.nn.tiles import crop, run_tiled
 from emflow.nn.train import Checkpoint, Plan, train
 from emflow.nn.unet import UNet, on_device
 from emflow.vem.config import VemTrainMembranes
@@ -69,12 +69,23 @@ class MembraneNetwork:
                 out[first : first + step] += torch.rot90(found, -turn, (1, 2)) / len(turns)
         return out
 
+    @property
+    def stride(self) -> int:
+        """Of the network: sides of planes are multiples of it."""
+        return self.network.stride
+
+    @property
+    def margin(self) -> int:
+        """Of the network: so many pixels near a plane's edges see what is not there."""
+        return self.network.margin
+
+    def __call__(self, planes: Tensor) -> Tensor:
+        """Logits (N, 1, H, W) of planes (N, 1, H, W), as tiling asks for them."""
+        return self.logits(planes[:, 0])[:, None]
+
     def whole_logits(self, plane: Tensor) -> Tensor:
-        """Logits of a whole plane (H, W), which is continued by its mirror image."""
-        margin, stride = self.network.margin, self.network.stride
-        height, width = plane.shape
-        wide = mirror(plane, (margin, margin + -height % stride), (margin, margin + -width % stride))
-        return self.logits(wide[None])[0, margin : margin + height, margin : margin + width]
+        """Logits of a whole plane (H, W) of any size, which is continued by its mirror image."""
+        return run_tiled(self, plane)
 
 
 def build(affinities: bool) -> UNet:

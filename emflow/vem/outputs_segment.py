@@ -10,8 +10,7 @@ from emflow.vem.stitch import Array
 from emflow.vem.watershed import Cut
 
 LEVELS = 255
-"""Membrane probability is stored as a whole number of so-manieth."""
-_SURE = 0.9
+"""A stored probability is a whole number of so-manieth."""
 
 
 def learning_metrics(
@@ -28,6 +27,8 @@ def learning_metrics(
         "held_out_membrane_dice": told.overlap.dice,
         "held_out_pixel_error": told.overlap.pixel_error,
         "held_out_calibration_error": told.calibration_error,
+        "clear_level": told.clear_level,
+        "clear_share": told.clear_share,
         "calibration_slope": calibration[0],
         "calibration_offset": calibration[1],
         **{f"cut_{name}": value for name, value in cut.facts().items()},
@@ -59,48 +60,44 @@ def learning_verdicts(told: HeldOut) -> list[dict[str, str]]:
     return rows
 
 
-def segment_metrics(histogram: Array, threshold: float, sizes: Array) -> dict[str, float | int | None]:
+def segment_metrics(
+    histogram: Array, learned: dict[str, float], threshold: float, sizes: Array
+) -> dict[str, float | int | None]:
     """Figures of a segmentation.
 
     Parameters
     ----------
     histogram
         Voxels of each stored level of the probability.
+    learned
+        The training's figures.
     threshold
-        From where on it counts as membrane.
+        From where on the probability counts as membrane.
     sizes
         Voxels of each segment.
     """
-    level = np.arange(LEVELS + 1) / LEVELS
-    membrane, total = histogram[level >= threshold].sum(), histogram.sum()
-    doubtful = np.minimum(level, 1 - level) @ histogram / total
-    prevalence = level @ histogram / total
+    level, share = np.arange(LEVELS + 1) / LEVELS, histogram / histogram.sum()
     return {
         "segments": len(sizes),
         "segment_median_voxels": float(np.median(sizes)),
-        "membrane_share": float(membrane / total),
-        "sure_share_of_membrane": float(histogram[level >= _SURE].sum() / membrane) if membrane else None,
-        "expected_error": float(doubtful),
-        "expected_error_of_a_guess": float(min(prevalence, 1 - prevalence)),
+        "membrane_share": float(share[level >= threshold].sum()),
+        "clear_membranes": float(share[level >= learned["clear_level"]].sum() / learned["clear_share"]),
     }
 
 
 def segment_verdicts(metrics: dict[str, float | int | None]) -> list[dict[str, str]]:
-    """Whether the network sees membranes, or only guesses how many there are."""
-    question = "Does the network see membranes here?"
-    share, sure = metrics["membrane_share"], metrics["sure_share_of_membrane"]
-    assert share is not None
-    if not share or sure is None:
-        evidence = "No pixel is likelier membrane than the model's threshold."
-        return [
-            verdict(
-                question, "fail", evidence, "Look at the images: noise, another contrast or magnification."
-            )
-        ]
+    """Whether membranes are as clear to the network as in what it learned from."""
+    question = "Are membranes as clear here as in the slices that were learned from?"
+    clear = metrics["clear_membranes"]
+    assert clear is not None
     evidence = (
-        f"{share:.1%} of the pixels are membrane by the model's threshold; of those {sure:.0%} with a probability of "
-        f"{_SURE:g} or more."
+        f"{clear:.2f} times as many pixels have the probability that half of the membranes had on held-out parts of the "
+        "labelled slices."
     )
-    answer = "pass" if sure > 0.3 and share > 0.01 else "warn" if sure > 0.1 else "fail"
-    action = "Do not trust the segments: label some of these slices and learn from them, or denoise or restore before."
-    return [verdict(question, answer, evidence, "" if answer == "pass" else action)]
+    if clear > 0.5:
+        return [verdict(question, "pass", evidence)]
+    action = (
+        "Do not trust the segments: this may be noise, or another contrast or magnification. Label some of these slices and "
+        "learn from them, or denoise or restore before."
+    )
+    return [verdict(question, "warn" if clear > 0.2 else "fail", evidence, action)]

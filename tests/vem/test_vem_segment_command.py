@@ -144,7 +144,10 @@ def test_noise_has_no_membranes_that_the_network_is_sure_of(folder, tmp_path):
     verdicts, metrics = (_json(tmp_path / "n.zarr" / f"{name}.json") for name in ("verdicts", "metrics"))
     assert verdicts[0]["verdict"] == "fail", metrics
     assert verdicts[0]["action"]
-    assert np.mean(open_volume(tmp_path / "n.zarr").read() >= 0.9 * 255) < 0.002
+    assert metrics["clear_membranes"] < 0.2
+    assert _json(folder / "other.zarr" / "metrics.json")["clear_membranes"] > 0.7
+    level = _json(folder / "model" / "metrics.json")["clear_level"]
+    assert np.mean(open_volume(tmp_path / "n.zarr").read() >= level * 255) < 0.01
 
 
 def test_labels_that_have_nothing_to_do_with_the_images_are_said_to_teach_nothing(tmp_path):

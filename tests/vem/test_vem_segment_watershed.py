@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 
 from emflow.nn.unet import UNet
 from emflow.vem.agreement import agreement, joint_of
-from emflow.vem.choose import calibration_error, choose_cut, choose_threshold
+from emflow.vem.choose import calibration_error, choose_cut, choose_threshold, clear_level
 from emflow.vem.config import VemSegment
 from emflow.vem.membrane import MembraneNetwork, calibrate, targets
 from emflow.vem.segment import Intensities, block_probability, block_segments, earlier_part, halo_of
@@ -148,7 +148,7 @@ def network() -> MembraneNetwork:
 
 @pytest.mark.parametrize("every_plane", [False, True])
 def test_probability_in_blocks_is_that_of_the_whole(network, every_plane):
-    shape = (5, 90, 43) if not every_plane else (10, 12, 18)
+    shape = (5, 90, 43) if not every_plane else (9, 9, 12)
     volume = 50 + 10 * torch.randn(shape, generator=torch.Generator().manual_seed(2))
     given = Intensities(lambda box: volume[region(box)], shape, 50.0, 10.0)
     (one,) = divided(shape, (1000, 1000, 1000))
@@ -183,6 +183,12 @@ def test_calibration_finds_the_odds_that_made_the_labels():
     assert calibration_error(right, happened.numpy()) < 0.01
     assert calibration_error(torch.sigmoid(logits).numpy(), happened.numpy()) > 0.1
     assert calibration_error(np.array([0.2, 0.2, 1.0]), np.array([True, False, True])) == pytest.approx(0.2)
+
+
+def test_half_of_the_expected_membrane_is_clear():
+    probability = np.array([[0.0] * 60 + [0.2] * 20 + [0.7] * 10 + [0.9] * 10])
+    level, share = clear_level(probability)  # a fifth is expected to be membrane
+    assert (level, share) == pytest.approx((0.9, 0.1), abs=0.03)
 
 
 def test_the_cut_is_chosen_by_what_the_labels_say():
