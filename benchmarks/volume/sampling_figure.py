@@ -61,7 +61,7 @@ def draw(bench: Bench, truth: Tensor, path: Path) -> None:
     right.axvline(0.5, color="0.7", lw=0.5)
     right.set(xlabel="PSNR lost against the restored mean (dB)", ylabel="high-frequency power / truth's")
     right.legend(fontsize=7)
-    figure.suptitle(SOURCE, fontsize=7, y=0.01, va="bottom")
+    figure.supxlabel(SOURCE, fontsize=7)
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=90, metadata={"Software": None})
     plt.close(figure)

@@ -61,7 +61,7 @@ def gate_verdicts(metrics: Metrics) -> list[dict[str, str]]:
         return [verdict(question, "pass", evidence)]
     needed = figures.get("psnr_loss_needed_db")
     why = (
-        f" What the mean lacks there cannot be had for less than {needed:.2f} dB on these data, however it is made."
+        f" On these data it costs {needed:.2f} dB at least, however texture is made: so little of it can be known."
         if needed is not None and needed > LOSS_ALLOWED_DB
         else ""
     )

@@ -35,7 +35,7 @@ class Texture:
     variance: float
     """Of what is added, in a filled voxel."""
     power: float
-    """High-frequency power, as a part of the truth's, if all of it went where it is cheapest: none can have more."""
+    """High-frequency power, as a part of the truth's, if all went where it is cheapest, no band above the truth's."""
     power_before: float
     loss_needed_db: float
     """Least loss of PSNR at which independent detail could reach ``ENOUGH``; infinite where the mean is too strong."""
