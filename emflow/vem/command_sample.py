@@ -52,7 +52,7 @@ def train_sampler(
     for parameter in filler.network.parameters():
         parameter.requires_grad_(False)
     found = read_examples(source, voxel_of(source, cfg), filler, cfg)
-    with Record("vem.train-sampler", cfg, run, inputs=[volume, model]) as record:
+    with Record("vem.train_sampler", cfg, run, inputs=[volume, model]) as record:
         saved = family_disagreement(filler, found.slices.to(device))
         error = max(plane_error(filler, found.unseen, cfg, device) - saved, 1e-12)
         sampler, texture = begin(filler, found.learned, error, cfg, device)

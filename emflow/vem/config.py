@@ -96,6 +96,6 @@ STEPS: dict[str, type[StepConfig]] = {
     "train": VemTrain,
     "restore": VemRestore,
     "score": VemScore,
-    "train-sampler": VemTrainSampler,
+    "train_sampler": VemTrainSampler,
     "sample": VemSample,
 }
