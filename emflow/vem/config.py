@@ -92,9 +92,9 @@ class VemRestore(VoxelSize, SliceTable):
     """Fill the gaps between slices, block by block."""
 
     version: ClassVar[int] = 2
-    block_slices: int = Field(32, ge=2, le=10000, multiple_of=2)
+    block_slices: int = Field(32, ge=2, le=10000)
     """Measured slices of a block; blocks bound the memory and are what a killed run loses at most."""
-    block_px: int = Field(256, ge=16, le=10000, multiple_of=8)
+    block_px: int = Field(256, ge=16, le=10000)
     """Side of a block, in pixels."""
     max_error: float = Field(1.2, gt=0, le=1000)
     """Largest half-width of the interval that you allow, in deviations of the volume's intensities: beyond it the mask

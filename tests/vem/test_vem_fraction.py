@@ -17,10 +17,10 @@ from emflow.step import EmflowError
 from emflow.vem import command
 from emflow.vem.blocks import blocks_of
 from emflow.vem.config import VemRestore, VemScore, VemTrain
+from emflow.vem.crops import crop_shape, crops
 from emflow.vem.grid import Grid, interpolate
 from emflow.vem.model import Filler
 from emflow.vem.restore import restore_block
-from emflow.vem.train import crops
 
 RATIO, SIDE, COUNT = 3.5, 72, 17
 VOXEL = (35.0, 10.0, 10.0)
@@ -67,7 +67,8 @@ def test_the_kernel_keeps_samples_and_finds_band_limited_values():
 
 def test_planes_to_learn_from_have_rows_as_far_apart_as_slices():
     ramp = torch.arange(80.0)[:, None].expand(80, 80) + 0 * torch.arange(80.0)
-    made = crops(ramp[None], 7, 20, 32, torch.Generator().manual_seed(1), stretch=7 / 6.5)
+    shape = crop_shape(80, 7, 32, stretch=7 / 6.5)
+    made = crops(ramp[None], 7, 20, shape, torch.Generator().manual_seed(1), stretch=7 / 6.5)
     down = (made[:, 7:-7:7] - made[:, :-14:7])[:, 1:]
     steps = down.abs().amax((1, 2))
     across = steps < 1  # planes that were turned vary along the other axis
