@@ -89,6 +89,8 @@ def train(
         filler.network = train_filler(filler, learned, cfg, device, checkpoint)
         filler.quantile = interval_factor(filler, pixels[unseen], cfg, device)
         held_out = None
+        for left in (DOUBLED, "doubled.json"):  # of an earlier training
+            (out / left).unlink(missing_ok=True)
         if cfg.held_out and len(pixels) >= FEWEST:
             doubled = _begin(grid, 2, mean, deviation, cfg, device)
             held_out = hold_out(pixels, doubled, cfg, device, used=used)
