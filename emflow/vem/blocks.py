@@ -12,6 +12,9 @@ from emflow.vem.grid import Grid
 
 Span = tuple[int, int]
 
+_HANDY = 16
+"""Deep blocks of a fractional grid are multiples of this, so that they can be stored in chunks of a handy size."""
+
 
 class Reaching(Protocol):
     """What depends on its surroundings as a network does, on the folded grid."""
@@ -85,7 +88,10 @@ def blocks_of(
         down, above = 2 * down, 2 * above + 2 * down
     strides = down, across * COLUMNS, across * COLUMNS
     wished = [-(-max(1, n) // step) * step for n, step in zip(size, strides, strict=True)]
-    sides = math.floor(wished[0] * grid.ratio), wished[1], wished[2]
+    deep = math.floor(wished[0] * grid.ratio)
+    if not grid.whole and deep > _HANDY:
+        deep -= deep % _HANDY
+    sides = deep, wished[1], wished[2]
     lengths = grid.slices(shape[0]), *shape[1:]
     spans = [
         [(first, min(first + side, length)) for first in range(0, length, side)]

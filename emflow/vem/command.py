@@ -108,7 +108,8 @@ def train(
         doubled, doubled_from = _begin(grid, 2, mean, deviation, cfg, device)
         if cfg.held_out and len(pixels) >= FEWEST and (cfg.steps or doubled_from != "scratch"):
             held_out = hold_out(pixels, doubled, cfg, device, used=used)
-        (out / DOUBLED).unlink(missing_ok=True)
+        for left in (DOUBLED, "doubled.json"):  # of an earlier training
+            (out / left).unlink(missing_ok=True)
         if held_out is not None:
             filler.quantile *= held_out.widening
             _write(out / DOUBLED, doubled, cfg, doubled_from, {})

@@ -197,6 +197,24 @@ def test_wider_gaps_are_lines_with_the_interval_of_hidden_slices(folder, truth, 
     assert 0.75 < (np.abs(restored[25:40] - truth[25:40]) <= error[25:40]).mean() < 0.99
 
 
+def test_without_a_held_out_test_gaps_about_single_slices_are_lines(folder, truth, tmp_path):
+    table = folder / "check" / "slices.star"
+    cfg = VemTrain(voxel_nm=(40, 10, 10), steps=2, batch=2, held_out=False)
+    (tmp_path / "model").mkdir()
+    for name in ("doubled.safetensors", "doubled.json"):
+        (tmp_path / "model" / name).write_bytes((folder / "model" / name).read_bytes())
+    command.train(folder / "raw", tmp_path / "model", slices=table, cfg=cfg)
+    out = tmp_path / "r.zarr", tmp_path / "e.zarr"
+    command.restore(
+        folder / "raw", tmp_path / "model", *out, slices=table, report=tmp_path,
+        cfg=VemRestore(voxel_nm=(40, 10, 10)),
+    )  # fmt: skip
+    part = np.arange(1, 8)[:, None, None] / 8
+    linear = truth[12] * (1 - part) + truth[20] * part
+    np.testing.assert_allclose(open_volume(out[0]).read()[13:20], linear, atol=0.51)
+    assert json.loads((tmp_path / "metrics.json").read_text())["wide_gaps_by_network"] == 0
+
+
 def test_another_volume_s_table_is_refused(folder, tmp_path, healthy):
     tifffile.imwrite(tmp_path / "v.tif", healthy)
     with pytest.raises(EmflowError, match="tells of 17 stored slices"):
