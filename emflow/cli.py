@@ -112,6 +112,8 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
             "train": "Learn from a volume's own slices to fill the gaps between them.",
             "restore": "Fill the gaps between slices, with the error of each voxel.",
             "score": "Compare a restored volume with the true one.",
+            "train-images": "Learn to denoise or super-resolve images, from a pair or from noisy images alone.",
+            "denoise": "Denoise or super-resolve images, with the error of each pixel.",
         },
     ),
 }

@@ -20,6 +20,7 @@ from emflow.nn.unet import on_device
 from emflow.nn.weights import CheckpointFile, write_model
 from emflow.step import EmflowError, Run
 from emflow.vem.blocks import Block, blocks_of
+from emflow.vem.command_images import denoise, train_images
 from emflow.vem.config import VemRestore, VemScore, VemTrain
 from emflow.vem.heldout import FEWEST, hold_out
 from emflow.vem.inputs import KIND, factor_of, read_filler, read_middle, to_tensor, voxel_of
@@ -28,6 +29,8 @@ from emflow.vem.outputs import chunk_side, stored, training_metrics, training_ve
 from emflow.vem.restore import restore_block
 from emflow.vem.score import axial_resolution, axial_spectra, high_frequency_power, psnr, ssim
 from emflow.vem.train import interval_factor, residual_spread, train_filler
+
+__all__ = ["denoise", "restore", "score", "train", "train_images"]
 
 log = logging.getLogger("emflow")
 

@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from emflow.step import StepConfig
+from emflow.vem.config_images import VemDenoise, VemTrainImages
 
 
 class VoxelSize(StepConfig):
@@ -51,4 +52,10 @@ class VemScore(StepConfig):
     """Every factor-th slice was measured: those are left out of the comparison; 1 compares all."""
 
 
-STEPS: dict[str, type[StepConfig]] = {"train": VemTrain, "restore": VemRestore, "score": VemScore}
+STEPS: dict[str, type[StepConfig]] = {
+    "train": VemTrain,
+    "restore": VemRestore,
+    "score": VemScore,
+    "train_images": VemTrainImages,
+    "denoise": VemDenoise,
+}
