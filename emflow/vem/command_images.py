@@ -33,6 +33,7 @@ from emflow.vem.inputs_images import (
     read_denoiser,
     read_large,
     read_network,
+    spread_over,
 )
 from emflow.vem.outputs import stored
 from emflow.vem.outputs_images import (
@@ -141,7 +142,7 @@ def _from_pairs(
     """Register the pairs, learn from them, and judge by what was hidden."""
     found, images, refused = [], [], []
     factor, dtype = cfg.factor, np.dtype(np.float32)
-    for first, second in list_pairs(noisy, clean):
+    for first, second in spread_over(list_pairs(noisy, clean), cfg.max_images):
         raw, target = read_large(first), read_large(second)
         factor = factor or factor_between(raw, target, first.path)
         try:
@@ -206,7 +207,7 @@ def _alone(
         raise EmflowError(
             "vem train-images: super-resolution is learned from pairs. Give --clean, or leave factor out."
         )
-    raw = [read_large(picture) for picture in list_pictures(noisy)]
+    raw = [read_large(picture) for picture in spread_over(list_pictures(noisy), cfg.max_images)]
     images = [image.astype(np.float32) for image in raw]
     known = np.concatenate([image.ravel() for image in images]).astype(float)
     mean, deviation = float(known.mean()), float(known.std())

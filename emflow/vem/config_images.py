@@ -15,6 +15,8 @@ class VemTrainImages(StepConfig):
     factor: int | None = Field(None, ge=1, le=4)
     """Pixels of the clean image along each of the noisy one's: 2 learns super-resolution; null takes what the sizes of
     the first pair tell. Images are enlarged so far by cubic splines, then restored."""
+    max_images: int = Field(32, gt=0, le=10000)
+    """Images, or pairs, to learn from, spread evenly over the list; they are held in memory."""
     steps: int = Field(200, gt=0, le=1000000)
     """Training steps."""
     batch: int = Field(6, gt=0, le=4096)

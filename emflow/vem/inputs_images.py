@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from emflow.vem.denoiser import KIND, Denoiser, FoldedUNet
 
 GENERAL = Path(__file__).parent / "weights" / "images.safetensors"
 """The model for images that emflow ships."""
+Item = TypeVar("Item")
 _ALIKE = 0.2
 """Sides of a pair may differ by this part: fields need not be cut alike."""
 _SMALLEST = 64
@@ -34,6 +36,11 @@ def list_pairs(noisy: Path, clean: Path) -> list[tuple[Picture, Picture]]:
             f"{noisy}: {len(both[0])} images, {clean}: {len(both[1])}; expected as many, in the same order."
         )
     return list(zip(*both, strict=True))
+
+
+def spread_over(found: list[Item], most: int) -> list[Item]:
+    """Take at most so many, evenly over the list."""
+    return found if len(found) <= most else [found[i * len(found) // most] for i in range(most)]
 
 
 def factor_between(noisy: np.ndarray, clean: np.ndarray, where: Path) -> int:

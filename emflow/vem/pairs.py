@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -31,6 +32,11 @@ class Pair:
     block: Tensor
     """Number of the block that a pixel lies in."""
 
+    @cached_property
+    def stack(self) -> Tensor:
+        """What crops are cut from: noisy image, target, and where something is learned, (3, H, W)."""
+        return torch.stack([self.noisy, self.target, (self.matched & ~self.hidden).float()])
+
     @staticmethod
     def of(noisy: Tensor, target: Tensor, matched: Tensor, number: int) -> Pair:
         """Hide one block in five, scattered evenly; where, depends on the pair's number."""
@@ -44,9 +50,8 @@ class Pair:
 def draw(pairs: Sequence[Pair], step: int, seed: int, batch: int, side: int) -> Batch:
     """Draw a step's crops, turned and flipped at random; the loss leaves out what is hidden or does not match."""
     rng = generator(seed, 43, step)
-    stacks = [torch.stack([p.noisy, p.target, (p.matched & ~p.hidden).float()]) for p in pairs]
     sizes = torch.tensor([float(p.noisy.numel()) for p in pairs])
     chosen = torch.multinomial(sizes, batch, replacement=True, generator=rng).tolist()
-    parts = torch.stack([crop(stacks[i], side, rng) for i in chosen])
+    parts = torch.stack([crop(pairs[i].stack, side, rng) for i in chosen])
     noisy, target, weight = parts.unbind(dim=1)
     return noisy, target, weight

@@ -14,7 +14,7 @@ from emflow.vem.alone import REACH, noise_kernel
 from emflow.vem.config_images import VemTrainImages
 from emflow.vem.denoiser import Denoiser, FoldedUNet, oriented
 from emflow.vem.hidden import judge
-from emflow.vem.inputs_images import enlarged, factor_between, read_denoiser
+from emflow.vem.inputs_images import enlarged, factor_between, read_denoiser, spread_over
 from emflow.vem.pairs import HIDDEN, Pair, draw
 from emflow.vem.register import register
 from emflow.vem.textures import noise, texture
@@ -193,3 +193,8 @@ def test_enlarging_keeps_the_field_in_place() -> None:
     inner = np.s_[16:-16, 16:-16]
     expected = ((np.arange(128.0) - 0.5) / 2)[:, None] + np.zeros((1, 128))
     np.testing.assert_allclose(large[inner], expected[inner], atol=1e-3)
+
+
+def test_images_to_learn_from_are_spread_over_the_list() -> None:
+    assert spread_over(list(range(10)), 3) == [0, 3, 6]
+    assert spread_over([1, 2], 3) == [1, 2]
