@@ -24,7 +24,7 @@ from emflow.nn.weights import CheckpointFile, write_model
 from emflow.step import EmflowError, Run
 from emflow.vem.alone import noise_kernel, noisy_again
 from emflow.vem.config_images import VemDenoise, VemTrainImages
-from emflow.vem.denoiser import KIND, Denoiser, FoldedUNet, oriented
+from emflow.vem.denoiser import KIND, Denoiser, FoldedUNet, fine_noise, oriented
 from emflow.vem.hidden import blended, judge
 from emflow.vem.inputs_images import (
     enlarged,
@@ -86,7 +86,7 @@ def train_images(
             metrics, verdicts, denoiser, dtype = _alone(noisy, start, (out, begun_from), cfg, device)
         write_metrics(out / "metrics.json", metrics)
         write_verdicts(out / "verdicts.json", verdicts)
-        facts = ("mean", "deviation", "gain", "offset", "quantile", "factor")
+        facts = ("mean", "deviation", "gain", "offset", "quantile", "noise", "factor")
         write_model(
             out / "model.safetensors",
             denoiser.network.state_dict(),
@@ -184,7 +184,10 @@ def _intensities(
 ) -> Denoiser:
     known = np.concatenate([image[r.matched] for image, r in zip(images, found, strict=True)]).astype(float)
     gain, offset = (float(np.mean([getattr(r, name) for r in found])) for name in ("gain", "offset"))
-    return Denoiser(network, float(known.mean()), float(known.std()), gain, offset, factor=factor)
+    noise = float(np.mean([fine_noise(torch.from_numpy(image)) for image in images]))
+    return Denoiser(
+        network, float(known.mean()), float(known.std()), gain, offset, noise=noise, factor=factor
+    )
 
 
 def _pair_of(denoiser: Denoiser, image: np.ndarray, registered: Registered, number: int) -> Pair:
@@ -227,11 +230,12 @@ def _alone(
         _checkpoint(out, result_key(cfg, begun_from, _digest(images))),
     )
     quantile, _ = conformal_of(trained, [batch(cfg.steps + number) for number in range(10)], cfg.coverage)
+    level = float(np.mean([fine_noise(torch.from_numpy(image)) for image in images]))
     metrics = alone_metrics(len(images), float(kernel.square().sum().sqrt()), quantile)
     return (
         metrics,
         alone_verdicts(metrics),
-        Denoiser(trained, mean, deviation, quantile=quantile),
+        Denoiser(trained, mean, deviation, quantile=quantile, noise=level),
         raw[0].dtype,
     )
 
@@ -279,12 +283,15 @@ def denoise(images: Path, out: Path, /, *, cfg: VemDenoise = VemDenoise(), run: 
 
 def _denoise(
     picture: Picture, out: Path, denoiser: Denoiser, facts: dict[str, Any], cfg: VemDenoise
-) -> tuple[float, float, float]:
+) -> tuple[float, float, float, float]:
     """Write one image and its error; return what :class:`Applied` holds of it."""
     raw = picture.read()
     image = torch.from_numpy(enlarged(raw, denoiser.factor))
     mean, deviation = float(image.mean()), float(image.std()) or 1.0
-    told = (mean - denoiser.mean) / denoiser.deviation, deviation / denoiser.deviation
+    contrast = deviation / denoiser.deviation
+    expected = denoiser.noise * (contrast if cfg.rescale else 1)
+    noise = fine_noise(image) / expected if expected else 1.0
+    told = (mean - denoiser.mean) / denoiser.deviation, contrast, noise
     if "mean" not in facts:
         denoiser = replace(denoiser, mean=mean, deviation=deviation)
     elif cfg.rescale:

@@ -69,6 +69,8 @@ class Denoiser:
     """Noisy intensities are ``gain`` times the target's, plus ``offset``."""
     quantile: float = 1.0
     """Half-width of the interval in units of the stated scale."""
+    noise: float = 0.0
+    """Level of the noisy images' finest detail, as :func:`fine_noise` has it."""
     factor: int = 1
     """Pixels of the target along each of the input's; inputs are enlarged so far before they come here."""
 
@@ -93,6 +95,16 @@ class Denoiser:
         found = oriented(self.network, (image - self.mean) / self.deviation, tile_px, orientations)
         values = (found[0] * self.deviation + self.mean - self.offset) / self.gain
         return Denoised(values, found[1].exp() * (self.quantile * self.deviation / abs(self.gain)))
+
+
+def fine_noise(image: Tensor) -> float:
+    """Level of an image's finest detail (H, W), which noise makes: the deviation of white noise.
+
+    The median of a Laplacian that edges and slopes hardly reach (J. Immerkær, Comput. Vis. Image Underst. 64, 300, 1996).
+    """
+    edge = torch.tensor([1.0, -2.0, 1.0], device=image.device)
+    found = functional.conv2d(image[None, None], torch.outer(edge, edge)[None, None])
+    return float(found.abs().median()) / (6 * 0.6745)
 
 
 @torch.no_grad()

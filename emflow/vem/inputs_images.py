@@ -113,8 +113,10 @@ def read_denoiser(weights: Path | None, device: torch.device) -> tuple[Denoiser,
     """Read a denoiser; the shipped one knows no intensities, and is for those of deviation 1 about 0."""
     network, model = read_network(weights, device)
     facts = model.facts
-    quantile = float(facts["quantile"])
     if "mean" not in facts:
-        return Denoiser(network, 0.0, 1.0, quantile=quantile), model
-    mean, deviation, gain, offset = (float(facts[name]) for name in ("mean", "deviation", "gain", "offset"))
-    return Denoiser(network, mean, deviation, gain, offset, quantile, int(facts["factor"])), model
+        return Denoiser(network, 0.0, 1.0, quantile=float(facts["quantile"])), model
+    mean, deviation, gain, offset, quantile, noise = (
+        float(facts[name]) for name in ("mean", "deviation", "gain", "offset", "quantile", "noise")
+    )
+    factor = int(facts["factor"])
+    return Denoiser(network, mean, deviation, gain, offset, quantile, noise, factor), model

@@ -13,7 +13,13 @@ Metrics = dict[str, float | int | None]
 _SAME_FIELD = "Do the two images of each pair show the same field?"
 _BETTER = "Are hidden parts restored better than by the best Gaussian filter?"
 _HOLDS = "Does the interval hold where it was not calibrated?"
-_ALIKE = "Are the images' intensities those that the model was trained on?"
+_ALIKE = "Are brightness, contrast and noise of the images those that the model was trained on?"
+
+
+_OTHER = (
+    "Set rescale, if brightness or contrast were set otherwise; where noise differs, train on a pair that has it: the "
+    "interval does not hold."
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,8 @@ class Applied:
     """Of its mean."""
     contrast: float
     """Its deviation over theirs."""
+    noise: float
+    """Level of its finest detail over theirs."""
     half_width: float
     """Mean half-width of the interval over the image's own deviation."""
 
@@ -123,6 +131,7 @@ def applied_metrics(done: Sequence[Applied], set_aside: int) -> Metrics:
         "interval_half_width_in_deviations": sum(a.half_width for a in done) / len(done),
         "largest_shift_in_deviations": max(abs(a.shift) for a in done),
         "largest_contrast_ratio": max(max(a.contrast, 1 / max(a.contrast, 1e-9)) for a in done),
+        "largest_noise_ratio": max(max(a.noise, 1 / max(a.noise, 1e-9)) for a in done),
     }
 
 
@@ -136,15 +145,20 @@ def applied_verdicts(done: Sequence[Applied], refused: Sequence[str], shipped: b
             "Train on one registered pair of images (emflow vem train-images), which takes a minute.",
         )
     else:
-        other = [a.name for a in done if abs(a.shift) > 1 or not 2 / 3 < a.contrast < 1.5]
+        other = [
+            a.name
+            for a in done
+            if abs(a.shift) > 1 or not (2 / 3 < a.contrast < 1.5 and 2 / 3 < a.noise < 1.5)
+        ]
         evidence = (
-            f"{len(other)} of {len(done)} images differ by more than a deviation or half as much contrast"
+            f"{len(other)} of {len(done)} images differ by more than a deviation in brightness, or by half in contrast or "
+            "noise"
         )
         found = verdict(
             _ALIKE,
             "warn" if other else "pass",
             f"{evidence}: {', '.join(other[:10])}." if other else f"{evidence}.",
-            "Set rescale, if brightness or contrast were set otherwise." if other else "",
+            _OTHER if other else "",
         )
     if not refused:
         return [found]

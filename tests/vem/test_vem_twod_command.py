@@ -89,6 +89,20 @@ def test_the_same_again_gives_the_same_bytes(trained: Path, tmp_path: Path) -> N
     assert (tmp_path / "again" / model).read_bytes() == (trained / "model" / model).read_bytes()
 
 
+def test_images_of_other_noise_are_told(trained: Path, tissue: np.ndarray, tmp_path: Path) -> None:
+    answers = []
+    for deviation in (0.8, 1.4):
+        tifffile.imwrite(tmp_path / "image.tif", taken(tissue, deviation, 4)[:128, :128])
+        command.denoise(
+            tmp_path / "image.tif",
+            tmp_path / "out",
+            cfg=VemDenoise(weights=str(trained / "model"), orientations=1),
+        )
+        (row,) = json.loads((tmp_path / "out" / "verdicts.json").read_text())
+        answers.append(row["verdict"])
+    assert answers == ["pass", "warn"]
+
+
 def test_shipped_weights_take_every_format_and_a_run_goes_on(
     tissue: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
