@@ -123,6 +123,8 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
             "score-segments": "Compare segments with the true ones.",
             "train-sampler": "Learn to sample the texture that a restored volume lacks, and judge the samples.",
             "sample": "Fill the gaps with samples of what may be there, with the truth's texture.",
+            "train-images": "Learn to denoise or super-resolve images, from a pair or from noisy images alone.",
+            "denoise": "Denoise or super-resolve images, with the error of each pixel.",
         },
     ),
 }

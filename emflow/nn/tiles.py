@@ -31,7 +31,7 @@ class Network(Protocol):
         ...
 
     def __call__(self, x: Tensor, /) -> Tensor:
-        """Map (N, 1, H, W) to (N, 1, H, W)."""
+        """Map (N, 1, H, W) to (N, C, H, W)."""
         ...
 
 
@@ -82,7 +82,7 @@ def run_tiled(network: Network, image: Tensor, tile: int = 1024, ramp: int = 32)
 
     Returns
     -------
-    (H, W), on the image's device.
+    (H, W), or (C, H, W) where the network has several outputs, on the image's device.
 
     Raises
     ------
@@ -117,9 +117,9 @@ def _in_tiles(network: Network, image: Tensor, tile: int, ramp: int) -> Tensor:
     rows = tile_starts(padded.shape[0], tile, overlap, stride)
     columns = tile_starts(padded.shape[1], tile, overlap, stride)
     if len(rows) == len(columns) == 1:
-        out = network(_laid_out(padded))[0, 0]
-        return out[margin : margin + height, margin : margin + width].contiguous()
-    total = torch.zeros_like(padded)
+        out = network(_laid_out(padded))[0].squeeze(0)
+        return out[..., margin : margin + height, margin : margin + width].contiguous()
+    total: Tensor | None = None
     weight = torch.zeros_like(padded)
     for y in rows:
         for x in columns:
@@ -130,9 +130,13 @@ def _in_tiles(network: Network, image: Tensor, tile: int, ramp: int) -> Tensor:
                 for n, end in zip(part.shape, ends, strict=True)
             )
             blend = down[:, None] * across
-            total[y : y + tile, x : x + tile] += blend * network(_laid_out(part))[0, 0]
+            out = blend * network(_laid_out(part))[0].squeeze(0)
+            if total is None:
+                total = out.new_zeros((*out.shape[:-2], *padded.shape))
+            total[..., y : y + tile, x : x + tile] += out
             weight[y : y + tile, x : x + tile] += blend
-    return (total / weight)[margin : margin + height, margin : margin + width]
+    assert total is not None
+    return (total / weight)[..., margin : margin + height, margin : margin + width]
 
 
 def _laid_out(image: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from emflow.nn.unet import on_device
 from emflow.nn.weights import CheckpointFile, write_model
 from emflow.step import EmflowError, Run
 from emflow.vem.command_check import check
+from emflow.vem.command_images import denoise, train_images
 from emflow.vem.command_pretrain import pretrain
 from emflow.vem.command_restore import begin, fill, finish, restore
 from emflow.vem.command_sample import sample, train_sampler
@@ -36,6 +37,7 @@ from emflow.vem.train import interval_factor, residual_spread, train_filler
 __all__ = [
     "begin",
     "check",
+    "denoise",
     "fill",
     "finish",
     "pretrain",
@@ -45,6 +47,7 @@ __all__ = [
     "score_segments",
     "segment",
     "train",
+    "train_images",
     "train_membranes",
     "train_sampler",
 ]

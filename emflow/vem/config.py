@@ -5,6 +5,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from emflow.step import StepConfig
+from emflow.vem.config_images import VemDenoise, VemTrainImages
 
 
 class VoxelSize(StepConfig):
@@ -222,4 +223,6 @@ STEPS: dict[str, type[StepConfig]] = {
     "score_segments": VemScoreSegments,
     "train_sampler": VemTrainSampler,
     "sample": VemSample,
+    "train_images": VemTrainImages,
+    "denoise": VemDenoise,
 }
