@@ -52,6 +52,9 @@ class Input(StepConfig):
     volume: str | None = None
     """Anisotropic EM volume to restore, in place of micrographs: TIFF stack or folder of slices, MRC, HDF5
     (FILE:/NAME), Zarr or OME-Zarr. A project has micrographs or a volume, never both."""
+    labels: str | None = None
+    """Labels of some of the volume's slices, to learn the segmentation from: like the volume, 0 for membrane, and 0 all
+    over where a slice is not labelled. Without them nothing is segmented."""
     model: str | None = None
     """Atomic model of the specimen (PDB or mmCIF): the validation compares the map with it, nothing else reads it."""
     truth: str | None = None

@@ -33,6 +33,8 @@ MAIN = {
     "vem.model": "held_out_psnr_db held_out_psnr_linear_db",
     "vem": "share_abstained half_width_mean axial_over_lateral_power",
     "vem.score": "psnr_db ssim_xz axial_resolution_voxels high_frequency_power coverage",
+    "vem.segmentation": "segments",
+    "vem.score_segments": "rand info dice",
     "cost": "jobs cpu_s peak_memory_mb",
 }
 """The main figures of each section of summary.json; the rest stands on the page."""

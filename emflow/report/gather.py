@@ -39,7 +39,9 @@ METRIC_FOLDERS = {
     "vem.slices": "vem/slices",
     "vem.model": "vem/model",
     "vem.score": "vem/score",
-    "vem.segmentation": "vem/segmentation",
+    "vem.membranes": "vem/membranes",
+    "vem.segmentation": "vem/segmentation.zarr",
+    "vem.score_segments": "vem/score_segments",
     "truth": "simulate",
 }
 """Section of summary.json → folder of its metrics.json and verdicts.json."""

@@ -23,6 +23,10 @@ FIGURES: dict[str, tuple[str, str]] = {
         "Power along the axis as a part of the power within slices, which are sharp: 1 is isotropic. The restored volume "
         "is the expected one, hence smoother than what is there.",
     ),
+    "vem/segmentation.zarr/figures/segments": (
+        "Segments over an xz plane of the restored volume",
+        "Segments of the plane in the middle, each in its own colour, over the restored volume.",
+    ),
 }
 """File below the project's results, without its ending → what it shows, and its caption."""
 

@@ -22,12 +22,13 @@ def volume(out: Path, /, *, cfg: SimulateVolume = SimulateVolume(), run: Run = R
     ----------
     out
         Folder to write: measured (anisotropic, with its voxel), truth/image (isotropic, without noise), truth/labels
-        (cells from 1; 0 is membrane), truth/membranes (1 is membrane), each .zarr or .tif, and truth/facts.json.
+        (cells from 1; 0 is membrane), truth/membranes (1 is membrane), each .zarr or .tif, and truth/facts.json. And
+        labels, where some slices are to be labelled: like measured, 0 in all other slices.
     """
     import numpy as np
 
     from emflow.simulate.organelles import stain
-    from emflow.simulate.slicing import expose, measure
+    from emflow.simulate.slicing import drawn_labels, expose, measure
     from emflow.simulate.tissue import grow_cells
 
     emflow.device.prepare(run, gpu=False)
@@ -55,6 +56,8 @@ def volume(out: Path, /, *, cfg: SimulateVolume = SimulateVolume(), run: Run = R
         _write(out, "truth/image", _grey(truth), isotropic, cfg)
         _write(out, "truth/labels", labels.astype(kind), isotropic, cfg)
         _write(out, "truth/membranes", membrane.astype(np.uint8), isotropic, cfg)
+        if cfg.labelled_slices:
+            _write(out, "labels", drawn_labels(labels.astype(kind), slices.facts, cfg), measured, cfg)
         facts: dict[str, Any] = {
             "voxel_nm": list(isotropic),
             "measured_voxel_nm": list(measured),

@@ -160,6 +160,8 @@ class SimulateVolume(StepConfig):
     """Slices that are lost: blank in the measured volume."""
     damaged_slices: int = Field(0, ge=0, le=100000)
     """Slices that are damaged: a fold, dirt, or out of focus."""
+    labelled_slices: int = Field(0, ge=0, le=100000)
+    """Good slices that come with the labels that a person would draw (labels); 0 for none."""
 
 
 class SimulateScore(StepConfig):

@@ -67,6 +67,18 @@ def measure(truth: np.ndarray, cfg: SimulateVolume, rng: np.random.Generator) ->
     return Slices(pixels.astype(np.float32), facts)
 
 
+def drawn_labels(labels: np.ndarray, facts: dict[str, Any], cfg: SimulateVolume) -> np.ndarray:
+    """Labels of some good slices, evenly chosen, as they lie in the measured slice; 0 in all others."""
+    spoilt = {*facts["missing"], *(entry["slice"] for entry in facts["damaged"])}
+    good = [n for n in range(len(facts["position_px"])) if n not in spoilt]
+    chosen = np.unique(np.linspace(0, len(good) - 1, min(cfg.labelled_slices, len(good))).round().astype(int))
+    out = np.zeros((len(facts["position_px"]), *labels.shape[1:]), labels.dtype)
+    for number in (good[n] for n in chosen):
+        plane = labels[round(facts["position_px"][number])]
+        out[number] = shift(plane, facts["shift_px"][number], order=0, mode="nearest")
+    return out
+
+
 def _at_heights(solid: np.ndarray, at: np.ndarray) -> np.ndarray:
     """Slices at heights between the planes, by cubic splines; the planes themselves where they are whole."""
     whole = np.rint(at).astype(int)

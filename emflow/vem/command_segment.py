@@ -14,6 +14,8 @@ import torch
 import zarr
 
 from emflow import device as devices
+from emflow.figure import png_bytes
+from emflow.io.atomic import write_bytes
 from emflow.io.journal import Journal, result_key
 from emflow.io.labels import create_labels, labels_path
 from emflow.io.ome import create_image, write_pyramid
@@ -24,6 +26,7 @@ from emflow.step import EmflowError, Run
 from emflow.vem.agreement import MaskOverlap, agreement, joint_of
 from emflow.vem.choose import choose_cut, judged, mean_agreement
 from emflow.vem.config import VemScoreSegments, VemSegment, VemTrainMembranes
+from emflow.vem.figures import draw_segments
 from emflow.vem.inputs import to_tensor, voxel_of
 from emflow.vem.inputs_segment import (
     KIND,
@@ -31,6 +34,7 @@ from emflow.vem.inputs_segment import (
     open_labels,
     read_labelled,
     read_membranes,
+    read_segments,
     statistics_of,
 )
 from emflow.vem.membrane import MembraneNetwork, calibrate, train_network
@@ -187,6 +191,7 @@ def segment(
         write_pyramid(out)
         histogram = np.array([journal.get(str(block.number), key) for block in blocks]).sum(0)
         sizes = _segments(out, membrane, blocks, (mode, cut, cfg), (key, voxel, chunk, notes))
+        write_bytes(out / "figures" / "segments.png", png_bytes(draw_segments(*read_segments(source, out))))
         metrics = segment_metrics(histogram, weights.facts["metrics"], cut.threshold, sizes)
         write_metrics(out / "metrics.json", metrics)
         write_verdicts(out / "verdicts.json", segment_verdicts(metrics))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from torch import Tensor
@@ -110,4 +111,21 @@ def draw_spectra(spectra: Spectra) -> Figure:
     ax.set_xlim(0, 1)
     ax.set_xlabel("frequency (1 is Nyquist of the isotropic volume)")
     ax.set_ylabel("power along z / along x")
+    return fig
+
+
+@styled
+def draw_segments(plane: np.ndarray, segments: np.ndarray, voxel_nm: tuple[float, float]) -> Figure:
+    """Draw the segments of a plane (Z, W), each in its own colour, over its intensities; membrane stays grey."""
+    height, width = (n * v / 1e3 for n, v in zip(plane.shape, voxel_nm, strict=True))
+    fig = figure(_WIDTH_INCH, min(9.0, 0.7 * _WIDTH_INCH * height / width + 0.6))
+    ax = fig.add_subplot()
+    low, high = np.percentile(plane, (0.5, 99.5))
+    grey = ((plane - low) / max(high - low, 1e-9)).clip(0, 1)[..., None]
+    hue = (segments * 0.61803398875) % 1  # neighbours in number are far apart in colour
+    colour = hsv_to_rgb(np.stack([hue, np.full(hue.shape, 0.7), np.ones(hue.shape)], axis=-1))
+    mixed = np.where((segments > 0)[..., None], 0.6 * grey + 0.4 * grey * colour + 0.1 * colour, grey)
+    ax.imshow(mixed.clip(0, 1), extent=(0, width, height, 0), interpolation="nearest")
+    ax.set_xlabel("x (µm)")
+    ax.set_ylabel("z (µm)")
     return fig

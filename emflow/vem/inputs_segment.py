@@ -19,6 +19,8 @@ from emflow.vem.membrane import MembraneNetwork, build, targets
 from emflow.vem.watershed import Cut
 
 KIND = "membranes"
+_WIDEST = 384
+"""Voxels of the plane that is shown along each axis, at most."""
 _SLICES, _SIDE_PX = 32, 1024
 """The middle of a volume that its mean and deviation are of."""
 
@@ -127,3 +129,14 @@ def open_labels(path: Path) -> Volume:
     volume = open_volume(within if within.is_dir() else path)
     _whole_numbers(volume)
     return volume
+
+
+def read_segments(volume: Volume, out: Path) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
+    """Read intensities and segments of the xz plane through the middle, as far as it can be shown, and its voxel."""
+    z, x = (middle_of(volume.shape[axis], _WIDEST) for axis in (0, 2))
+    y = volume.shape[1] // 2
+    at = z, slice(y, y + 1), x
+    found = open_labels(out)
+    assert found.voxel_nm is not None
+    plane, segments = volume.read(at)[:, 0].astype(np.float32), found.read(at)[:, 0]
+    return plane, segments, (found.voxel_nm[0], found.voxel_nm[2])

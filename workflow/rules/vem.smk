@@ -2,6 +2,7 @@
 # The images lie beside what is declared: each job writes its own blocks of them.
 
 volume = project.settings.input.volume
+labels = project.settings.input.labels
 truth = project.settings.input.truth
 
 
@@ -135,6 +136,59 @@ rule vem_finish:
         " --json {params.cfg:q} --threads {threads} --record {log}"
 
 
+if labels:
+
+    rule vem_train_membranes:
+        input:
+            volume=project.volume,
+            labels=labels,
+        output:
+            weights="<results>/vem/membranes/model.safetensors",
+            manifest="<results>/vem/membranes/model.json",
+            metrics="<results>/vem/membranes/metrics.json",
+            verdicts="<results>/vem/membranes/verdicts.json",
+        log:
+            "<results>/records/vem.train_membranes/all.json",
+        conda:
+            "../../envs/emflow.yaml"
+        threads: project.threads(8)
+        resources:
+            gpu=project.gpu,
+            mem_mb=lambda wildcards, attempt: 8000 * attempt,
+            runtime=lambda wildcards, attempt: 240 * attempt,
+        params:
+            cfg=section("vem.train_membranes"),
+            volume=volume,
+            folder=subpath(output.weights, parent=True),
+        shell:
+            "emflow vem train-membranes {params.volume:q} {input.labels} {params.folder}"
+            " --json {params.cfg:q} --threads {threads} --record {log}"
+
+    rule vem_segment:
+        input:
+            restored="<results>/vem/metrics.json",
+            weights="<results>/vem/membranes/model.safetensors",
+        output:
+            metrics="<results>/vem/segmentation.zarr/metrics.json",
+            verdicts="<results>/vem/segmentation.zarr/verdicts.json",
+        log:
+            "<results>/records/vem.segment/all.json",
+        conda:
+            "../../envs/emflow.yaml"
+        threads: project.threads(8)
+        resources:
+            gpu=project.gpu,
+            mem_mb=lambda wildcards, attempt: 16000 * attempt,
+            runtime=lambda wildcards, attempt: 720 * attempt,
+        params:
+            cfg=section("vem.segment"),
+            restored=subpath(input.restored, parent=True),
+            folder=subpath(output.metrics, parent=True),
+        shell:
+            "emflow vem segment {params.restored}/restored.zarr {input.weights} {params.folder}"
+            " --json {params.cfg:q} --threads {threads} --record {log}"
+
+
 # Of a simulated volume.
 rule vem_score:
     input:
@@ -159,9 +213,33 @@ rule vem_score:
         " --json {params.cfg:q} --threads {threads} --record {log}"
 
 
+rule vem_score_segments:
+    input:
+        "<results>/vem/segmentation.zarr/metrics.json",
+    output:
+        "<results>/vem/score_segments/metrics.json",
+    log:
+        "<results>/records/vem.score_segments/all.json",
+    conda:
+        "../../envs/emflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        cfg=section("vem.score_segments"),
+        folder=subpath(input[0], parent=True),
+        truth=truth,
+    shell:
+        "emflow vem score-segments {params.folder} {params.truth}/labels.zarr {output} --membrane {params.folder}"
+        " --json {params.cfg:q} --threads {threads} --record {log}"
+
+
 shown = [
     "<results>/vem/slices/metrics.json",
     "<results>/vem/model/metrics.json",
     "<results>/vem/metrics.json",
+    ["<results>/vem/segmentation.zarr/metrics.json"] if labels else [],
     ["<results>/vem/score/metrics.json"] if truth else [],
+    ["<results>/vem/score_segments/metrics.json"] if truth and labels else [],
 ]
