@@ -81,7 +81,7 @@ def check_slices(read: Callable[[int], Tensor], places: Sequence[int], cfg: VemC
         reasons[at] = ", ".join(why[n])
         out.scale[at], out.offset[at] = scale[n], offset[n]
         if fit[n]:
-            out.shifts[at], drift[at] = np.round(moved[order[n]], 3), course[order[n]]
+            out.shifts[at], drift[at] = np.round(moved[order[n]], 3) + 0.0, course[order[n]]
     return Checked(
         Slices(out.stored, out.used, tuple(reasons), out.shifts, out.scale, out.offset),
         looks,
