@@ -1,6 +1,6 @@
 """Segmentation beside a plain U-Net, and what restoration is worth to it.
 
-    python benchmarks/vem_segment.py FOLDER [isbi fibsem] [--seeds 0] [--steps 800] [--write] [--picture PNG]
+    python benchmarks/vem_segment.py FOLDER [isbi fibsem] [--seeds 0] [--folds 0 1 2 3] [--write] [--picture PNG]
 
 isbi: the four labelled slices of the ISBI 2012 challenge (EMFLOW_TEST_DATA names the folder that holds
 isbi2012/0?_image.tif), four-fold: learn from three slices, without their last 128 rows, choose thresholds on those
@@ -282,6 +282,9 @@ def main() -> None:
     parser.add_argument("sets", nargs="*", default=["isbi", "fibsem"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument(
+        "--folds", type=int, nargs="+", default=[0, 1, 2, 3], help="of isbi: the slice to test on"
+    )
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--picture", type=Path, help="PNG to draw of the fibsem set")
     given = parser.parse_args()
@@ -292,7 +295,7 @@ def main() -> None:
     for seed in given.seeds:
         for name in given.sets:
             if name == "isbi":
-                for fold in range(4):
+                for fold in given.folds:
                     jobs[f"isbi_{fold}_{seed}_{given.steps}"] = lambda f=fold, s=seed: isbi_rows(
                         given.folder, f, s, given.steps
                     )

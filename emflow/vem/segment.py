@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from emflow.nn.tiles import mirror
+from emflow.step import EmflowError
 from emflow.vem.config import VemSegment
 from emflow.vem.membrane import MembraneNetwork
 from emflow.vem.stitch import Array, Block, Box, linked_slices, links, region
@@ -31,10 +32,21 @@ class Intensities:
 
 
 def mode_of(cfg: VemSegment, voxel_nm: tuple[float, float, float]) -> str:
-    """slices, linked or volume."""
-    if cfg.mode != "auto":
-        return cfg.mode
-    return "volume" if max(voxel_nm) <= CUBIC * min(voxel_nm) else "linked"
+    """slices, linked or volume.
+
+    Raises
+    ------
+    EmflowError
+        If a volume's watershed is asked for and its voxels are no cubes.
+    """
+    cubic = max(voxel_nm) <= CUBIC * min(voxel_nm)
+    if cfg.mode == "volume" and not cubic:
+        z, y, x = voxel_nm
+        raise EmflowError(
+            f"mode: volume needs voxels that are nearly cubes; these are {z:g} × {y:g} × {x:g} nm. Restore the volume "
+            "before (emflow vem restore), or take linked."
+        )
+    return ("volume" if cubic else "linked") if cfg.mode == "auto" else cfg.mode
 
 
 def block_probability(

@@ -166,6 +166,8 @@ def test_labels_that_have_nothing_to_do_with_the_images_are_said_to_teach_nothin
 def test_a_volume_s_watershed_is_taken_of_voxels_that_are_cubes(folder, tmp_path):
     assert command_segment.mode_of(VemSegment(), VOXEL) == "volume"
     assert command_segment.mode_of(VemSegment(), (50.0, 4.0, 4.0)) == "linked"
+    with pytest.raises(EmflowError, match="Restore the volume"):
+        command_segment.mode_of(VemSegment(mode="volume"), (50.0, 4.0, 4.0))
     cut = np.ascontiguousarray(open_volume(folder / "other.tif").read()[:, :48, :48])
     tifffile.imwrite(tmp_path / "cut.tif", cut)
     tifffile.imwrite(tmp_path / "true.tif", open_volume(folder / "other_labels.tif").read()[:, :48, :48])
