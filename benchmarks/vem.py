@@ -87,7 +87,7 @@ def careful(slices: Tensor, factor: int, seed: int, steps: int) -> tuple[Tensor,
     """CARE-style U-Net."""
     mean, deviation = slices.mean(), slices.std()
     start = time.process_time()
-    # half of the steps, which cost about twice what all of emflow's do
+    # half of the steps, which cost about what all of emflow's do
     network = care.learn((slices - mean) / deviation, factor, steps // 2, seed)
     learned = time.process_time()
     filled = care.fill(network, (slices - mean) / deviation, factor) * deviation + mean
