@@ -57,7 +57,8 @@ def absent(folder: Path, steps: int) -> list[dict[str, Any]]:
     found, width = (open_volume(path).read().astype(np.float32) for path in out)
     mask = open_volume(folder / "mask.zarr").read()
     used = [place for place in range(len(truth[::FACTOR])) if place not in WITHHELD]
-    rows, others: list[float] = [], []
+    rows: list[dict[str, object]] = []
+    others: list[int] = []
     for below, above in pairwise(used):
         gap = slice(below * FACTOR + 1, above * FACTOR)
         if above - below == 1:
