@@ -194,11 +194,11 @@ def _in_main_process(workflow: Any) -> Chain:
     settings = _settings(workflow)
     if looks:
         return _stored(settings)
-    model = settings.input.model
-    if model and not Path(model).is_file():  # Snakemake would call finished results up to date
-        raise EmflowError(
-            f"input.model: no file {model}; expected an atomic model (PDB or mmCIF). Correct it, or leave it out."
-        )
+    wanted = {"model": "an atomic model (PDB or mmCIF)", "labels": "labels of the volume's slices"}
+    for name, what in wanted.items():
+        path = getattr(settings.input, name)
+        if path and not Path(path).exists():  # Snakemake would call finished results up to date
+            raise EmflowError(f"input.{name}: no file {path}; expected {what}. Correct it, or leave it out.")
     folder = Path("results") / settings.project
     memory = with_versions(recall(folder), settings, folder)
     if differing := kept_back(settings, memory):
