@@ -140,3 +140,30 @@ class CheckpointFile:
     def remove(self) -> None:
         """Remove the file once the training is over."""
         self._path.unlink(missing_ok=True)
+
+
+def read_kind(path: Path, kind: str, verb: str, name: str = "model.safetensors") -> Model:
+    """Read the weights of one kind of network, or those in a folder.
+
+    Parameters
+    ----------
+    kind
+        What ``network`` of the manifest must say.
+    verb
+        The command that writes such weights, for the error.
+    name
+        Of the weights in a folder.
+
+    Raises
+    ------
+    EmflowError
+        If they are damaged, or of another kind.
+    """
+    path = path / name if path.is_dir() else path
+    model = read_model(path)
+    found = model.network.get("kind")
+    if found != kind:
+        raise EmflowError(
+            f"{path}: weights of kind '{found}'; expected '{kind}', as `emflow {verb}` writes them."
+        )
+    return model

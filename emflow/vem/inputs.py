@@ -10,7 +10,7 @@ from torch import Tensor
 
 from emflow.io.volume import Volume, open_volume
 from emflow.nn.unet import UNet, on_device
-from emflow.nn.weights import Model, read_model
+from emflow.nn.weights import Model, read_kind, read_model
 from emflow.step import EmflowError
 from emflow.vem.config import VemTrain, VoxelSize
 from emflow.vem.crops import Isotropic, isotropic
@@ -138,14 +138,7 @@ def read_filler(weights: Path, device: torch.device) -> tuple[Filler, Model]:
     EmflowError
         If the weights are damaged or another network's.
     """
-    if weights.is_dir():
-        weights = weights / "model.safetensors"
-    model = read_model(weights)
-    if model.network.get("kind") != KIND:
-        raise EmflowError(
-            f"{weights}: weights of a {model.network.get('kind')}; expected those of a {KIND}, as `emflow vem train` "
-            "writes them."
-        )
+    model = read_kind(weights, KIND, "vem train")
     facts = model.facts
     network = build(int(model.network["factor"]))
     network.load_state_dict(model.state)

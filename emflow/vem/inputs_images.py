@@ -10,7 +10,7 @@ import torch
 from scipy.ndimage import zoom
 
 from emflow.io.pictures import Picture, list_pictures
-from emflow.nn.weights import Model, read_model
+from emflow.nn.weights import Model, read_kind
 from emflow.step import EmflowError
 from emflow.vem.denoiser import KIND, Denoiser, FoldedUNet
 
@@ -95,15 +95,7 @@ def read_network(weights: Path | None, device: torch.device) -> tuple[FoldedUNet
     EmflowError
         If files are missing, changed, or another network's.
     """
-    path = weights or GENERAL
-    if path.is_dir():
-        path = path / "model.safetensors"
-    model = read_model(path)
-    if model.network.get("kind") != KIND:
-        raise EmflowError(
-            f"{path}: weights of a {model.network.get('kind')}; expected those of an {KIND}, as `emflow vem "
-            "train-images` writes them."
-        )
+    model = read_kind(weights or GENERAL, KIND, "vem train-images")
     network = FoldedUNet([int(n) for n in model.network["widths"]])
     network.load_state_dict(model.state)
     return network.to(device).eval().requires_grad_(False), model

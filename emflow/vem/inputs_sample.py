@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from emflow.io.volume import Volume
-from emflow.nn.weights import Model, read_model
+from emflow.nn.weights import Model, read_kind
 from emflow.step import EmflowError
 from emflow.vem.config import VemTrainSampler
 from emflow.vem.grid import Grid
@@ -94,14 +94,7 @@ def read_sampler(weights: Path, model: Path, device: torch.device) -> tuple[Samp
         If the weights are damaged, another network's, or belong to another filler.
     """
     filler, filling = read_filler(model, device)
-    if weights.is_dir():
-        weights = weights / "sampler.safetensors"
-    found = read_model(weights)
-    if found.network.get("kind") != KIND:
-        raise EmflowError(
-            f"{weights}: weights of a {found.network.get('kind')}; expected those of a {KIND}, as `emflow vem "
-            "train-sampler` writes them."
-        )
+    found = read_kind(weights, KIND, "vem train-sampler", "sampler.safetensors")
     if found.facts["filler"] != filling.sha256:
         raise EmflowError(
             f"{weights}: was trained with another model than {model}. Give that one, or train anew."

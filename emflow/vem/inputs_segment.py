@@ -12,7 +12,7 @@ from torch import Tensor
 
 from emflow.io.volume import Volume, open_volume
 from emflow.nn.unet import on_device
-from emflow.nn.weights import Model, read_model
+from emflow.nn.weights import Model, read_kind
 from emflow.step import EmflowError
 from emflow.vem.inputs import as_float, middle_of, read_middle
 from emflow.vem.membrane import MembraneNetwork, build, targets
@@ -100,14 +100,7 @@ def read_membranes(weights: Path, device: torch.device) -> tuple[MembraneNetwork
     EmflowError
         If the weights are damaged or another network's.
     """
-    if weights.is_dir():
-        weights = weights / "model.safetensors"
-    model = read_model(weights)
-    if model.network.get("kind") != KIND:
-        raise EmflowError(
-            f"{weights}: weights of a {model.network.get('kind')}; expected those of {KIND}, as "
-            "`emflow vem train-membranes` writes them."
-        )
+    model = read_kind(weights, KIND, "vem train-membranes")
     network = build(bool(model.network["affinities"]))
     network.load_state_dict(model.state)
     facts: dict[str, Any] = model.facts

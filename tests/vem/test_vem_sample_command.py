@@ -189,7 +189,7 @@ def test_an_isotropic_volume_teaches_the_texture_along_the_axis(folder, tmp_path
 
 def test_what_does_not_fit_is_refused(folder, tmp_path, measured):
     paths = folder / "measured.tif", folder / "model"
-    with pytest.raises(EmflowError, match="expected those of a texture sampler"):
+    with pytest.raises(EmflowError, match="expected 'texture sampler'"):
         command.sample(*paths, folder / "model" / "model.safetensors", tmp_path / "o", cfg=SAMPLE)
     wrong = SAMPLE.model_copy(update={"voxel_nm": (50.0, 10.0, 10.0)})
     with pytest.raises(EmflowError, match="fills gaps of 4"):

@@ -209,7 +209,7 @@ def test_errors_say_what_to_do(trained: Path, tissue: np.ndarray, tmp_path: Path
     with pytest.raises(EmflowError, match="colour"):
         command.denoise(tmp_path / "rgb.png", tmp_path / "out", cfg=ONE)
     general = Path(emflow.__file__).parent / "denoise" / "weights" / "general.safetensors"
-    with pytest.raises(EmflowError, match="expected those of an image denoiser"):
+    with pytest.raises(EmflowError, match="expected 'image denoiser'"):
         command.denoise(noisy, tmp_path / "out", cfg=VemDenoise(weights=str(general)))
 
 
