@@ -34,19 +34,19 @@ def prepare(past: PastRun, into: Path, snakefile: Path) -> Path:
     Raises
     ------
     EmflowError
-        If the folder holds something, or the run has no list of micrographs.
+        If the folder holds something, or the run has neither a list of micrographs nor a volume.
     """
     if into.exists() and (not into.is_dir() or any(into.iterdir())):
         raise EmflowError(f"{into}: exists and is not empty. Name another folder: --into FOLDER.")
     lists = sorted((past.folder / "session").glob("shard_*.star"))
-    if not lists:
+    if not lists and not past.settings["input"].get("volume"):
         raise EmflowError(
             f"{past.folder}/session: no list of micrographs (shard_00001.star …); nothing to repeat."
         )
     names = list(dict.fromkeys(_given(past)))
     work = into.joinpath(*["work"] * max(map(_climbs, names), default=0))
     project = work / "results" / past.name
-    (project / "session").mkdir(parents=True)
+    (project / "session" if lists else project).mkdir(parents=True)
     for name in _WORKFLOW:
         if (snakefile.parent / name).exists():
             (work / name).symlink_to((snakefile.parent / name).resolve())

@@ -90,3 +90,13 @@ def test_a_part_that_was_lost_costs_only_itself_and_gives_the_same_bytes(done, t
 def test_labels_that_are_not_there_are_told_at_once(done):
     said = done.call(*done.snakemake("--config", "input={labels: none.tif}"), code=2)
     assert "input.labels: no file none.tif" in said
+
+
+def test_a_step_of_it_is_repeated_from_its_record(done, tmp_path):
+    space = done.copy(tmp_path / "space")
+    space.call("emflow", "record", "results/tissue")
+    said = space.call("emflow", "reproduce", "results/tissue", "--steps", "vem.check")
+    assert "Reproduced." in said
+    assert (
+        space.folder / "reproduced-tissue" / "results" / "tissue" / "vem" / "slices" / "slices.star"
+    ).is_file()
