@@ -210,7 +210,8 @@ def _known(content: Mapping[str, Any], allowed: list[str], prefix: str) -> None:
         if key not in allowed:
             near = difflib.get_close_matches(str(key), allowed, n=1)
             elsewhere = [path for path in _paths() if path.rsplit(".", 1)[-1] == key]
-            if elsewhere:
+            slip = near and difflib.SequenceMatcher(None, str(key), near[0]).ratio() > 0.9
+            if elsewhere and not slip:
                 hint = f"It belongs to {' or '.join(elsewhere)}."
             elif near:
                 hint = f"Did you mean {prefix}{near[0]}?"
