@@ -114,6 +114,7 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
             "pretrain": "Learn from isotropic volumes to fill gaps of any factor: weights to start from.",
             "train": "Learn from a volume's own slices to fill the gaps between them.",
             "restore": "Fill the gaps between slices, with the error of each voxel.",
+            "parts": "Divide a volume among jobs.",
             "begin": "Create the images that several jobs fill.",
             "fill": "Fill a part of the blocks of such images.",
             "finish": "Finish such images: coarser levels, figures, verdicts.",

@@ -53,9 +53,8 @@ def find_volume(settings: Settings, pretend: Path | None = None) -> tuple[str, d
         return stored
     place = _store(folder, pretend, "volume.json", seen)
     names = {}
-    for number in range(1, parts + 1):
-        content = {"identity": seen["identity"], "shape": seen["shape"], "part": number, "of": parts}
-        names[f"{number:05d}"] = _store(folder, pretend, f"parts/part_{number:05d}.json", content)
+    for number, part in parts.items():
+        names[number] = _store(folder, pretend, f"parts/part_{number}.json", part)
     if pretend is None:
         for name, path in stored_parts(folder.parent)[1].items():
             if name not in names:  # of an earlier, finer division
@@ -84,15 +83,14 @@ def volume_workload(settings: Settings, volume: str, parts: dict[str, str]) -> W
     return Workload(dict.fromkeys(parts, 1), restored / 1e6 / max(1, len(parts)), 0.0, True, 0.0, 0.0, 0.0)
 
 
-def _look(settings: Settings) -> tuple[dict[str, Any], int]:
+def _look(settings: Settings) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     from emflow.io.volume import open_volume, volume_identity
-    from emflow.vem.config import VemParts, VemRestore
-    from emflow.vem.parts import number_of_parts
+    from emflow.vem.config import VemParts
+    from emflow.vem.parts import parts_of
 
     volume = open_volume(str(settings.input.volume))
-    restore, size = settings.section("vem.restore"), settings.section("vem.parts")
-    assert isinstance(restore, VemRestore)
-    assert isinstance(size, VemParts)
+    cfg = settings.section("vem.parts")
+    assert isinstance(cfg, VemParts)
     seen = {
         "path": str(settings.input.volume),
         "identity": volume_identity(volume),
@@ -100,7 +98,7 @@ def _look(settings: Settings) -> tuple[dict[str, Any], int]:
         "dtype": str(volume.dtype),
         "voxel_nm": list(volume.voxel_nm) if volume.voxel_nm else None,
     }
-    return seen, number_of_parts(volume.shape, restore, size)
+    return seen, parts_of(volume.shape, str(seen["identity"]), cfg)
 
 
 def _store(folder: Path, pretend: Path | None, name: str, content: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from emflow.step import EmflowError, Run
 from emflow.vem.command_check import check
 from emflow.vem.command_images import denoise, train_images
 from emflow.vem.command_pretrain import pretrain
-from emflow.vem.command_restore import begin, fill, finish, restore
+from emflow.vem.command_restore import begin, fill, finish, parts, restore
 from emflow.vem.command_sample import sample, train_sampler
 from emflow.vem.command_segment import score_segments, segment, train_membranes
 from emflow.vem.config import VemScore, VemTrain
@@ -40,6 +40,7 @@ __all__ = [
     "denoise",
     "fill",
     "finish",
+    "parts",
     "pretrain",
     "restore",
     "sample",

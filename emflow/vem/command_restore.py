@@ -20,7 +20,7 @@ from emflow.nn.weights import Model
 from emflow.step import EmflowError, Run
 from emflow.vem.axial import Told
 from emflow.vem.blocks import Block, blocks_of
-from emflow.vem.config import VemRestore
+from emflow.vem.config import VemParts, VemRestore
 from emflow.vem.figures import draw_plane, draw_spectra
 from emflow.vem.grid import TOLERANCE
 from emflow.vem.inputs import grid_of, read_doubled, read_filler, voxel_of
@@ -32,7 +32,7 @@ from emflow.vem.outputs import stored
 from emflow.vem.outputs_images import Image, Images, chunks_of
 from emflow.vem.outputs_restored import restoring_metrics, restoring_verdicts, slice_notes
 from emflow.vem.outputs_slices import tells
-from emflow.vem.parts import blocks_of_part
+from emflow.vem.parts import blocks_of_part, parts_of
 from emflow.vem.restore import restore_block
 from emflow.vem.tell import lacking_of, told_of
 
@@ -208,6 +208,24 @@ def restore(
         record.notes = {"blocks": len(task.blocks), "weights": task.weights.sha256, **metrics}
 
 
+def parts(volume: Path, out: Path, /, *, cfg: VemParts = VemParts(), run: Run = Run()) -> None:
+    """Divide a volume among jobs, for vem fill.
+
+    Parameters
+    ----------
+    volume
+        TIFF stack or folder, MRC, HDF5 (FILE:/NAME), N5, Zarr or OME-Zarr.
+    out
+        Folder to write: part_00001.json and so on.
+    """
+    source = open_volume(volume)
+    with Record("vem.parts", cfg, run, inputs=[volume]) as record:
+        divided = parts_of(source.shape, volume_identity(source), cfg)
+        for number, part in divided.items():
+            write_text(out / f"part_{number}.json", json.dumps(part, indent=1) + "\n")
+        record.notes = {"parts": len(divided)}
+
+
 def begin(
     volume: Path,
     model: Path,
@@ -259,7 +277,7 @@ def fill(
     done
         JSON file to write: what the blocks count.
     part
-        JSON file that says which part of how many, as ``{"part": 1, "of": 8}``.
+        JSON file from vem parts, or any that says which part of how many, as ``{"part": 1, "of": 8}``.
     """
     number, parts = _read_part(part)
     with Record("vem.restore", cfg, run, inputs=[volume, model, part, *_given(slices)]) as record:

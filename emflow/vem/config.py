@@ -105,8 +105,8 @@ class VemRestore(VoxelSize, SliceTable):
 class VemParts(StepConfig):
     """Divide the restoration of a volume among jobs; results do not depend on it."""
 
-    blocks: int = Field(64, gt=0, le=1000000)
-    """Blocks of vem.restore that a job does; one that is killed loses the block that it was at."""
+    megavoxels: float = Field(128.0, gt=0, le=1000000)
+    """Million measured voxels that a job does; one that is killed loses the block that it was at."""
 
 
 class VemScore(StepConfig):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
-from emflow.vem.config import VemParts, VemRestore
+from emflow.vem.config import VemParts
 
 
-def number_of_parts(shape: tuple[int, int, int], cfg: VemRestore, size: VemParts) -> int:
-    """Jobs for a measured volume (slices, rows, columns), so that each does about as many blocks as wished."""
-    sides = cfg.block_slices, cfg.block_px, cfg.block_px
-    blocks = math.prod(-(-length // side) for length, side in zip(shape, sides, strict=True))
-    return -(-blocks // size.blocks)
+def parts_of(shape: tuple[int, int, int], identity: str, cfg: VemParts) -> dict[str, dict[str, Any]]:
+    """Divide a measured volume (slices, rows, columns); number of each part → what ``vem fill`` is told of it."""
+    parts = math.ceil(math.prod(shape) / 1e6 / cfg.megavoxels)
+    about = {"identity": identity, "shape": list(shape), "of": parts}
+    return {f"{number:05d}": {**about, "part": number} for number in range(1, parts + 1)}
 
 
 def blocks_of_part(number: int, parts: int, blocks: int) -> range:

@@ -24,7 +24,7 @@ SETTINGS = {
     "vem": {
         "train": {"steps": 20, "batch": 4},
         "restore": {"block_slices": 6, "block_px": 48},
-        "parts": {"blocks": 4},
+        "parts": {"megavoxels": 0.04},
         "score": {"factor": 4},
         "train_membranes": {"steps": 20, "batch": 2, "crop_px": 64, "turns": False},
     },

@@ -18,18 +18,18 @@ from emflow.vem.parts import blocks_of_part
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch) -> Settings:
-    """A project of a volume of 20 slices in a folder of its own, of 5 × 2 × 2 blocks."""
+    """A project of a volume of 20 slices in a folder of its own, for three jobs."""
     monkeypatch.chdir(tmp_path)
     tifffile.imwrite("stack.tif", np.zeros((20, 24, 32), np.uint8))
-    return load_settings(_configuration(blocks=8))
+    return load_settings(_configuration(0.006))
 
 
-def _configuration(blocks: int) -> dict:
+def _configuration(megavoxels: float) -> dict:
     restore = {"voxel_nm": [40, 10, 10], "block_slices": 4, "block_px": 16}
     return {
         "project": "tissue",
         "input": {"volume": "stack.tif"},
-        "vem": {"restore": restore, "parts": {"blocks": blocks}},
+        "vem": {"restore": restore, "parts": {"megavoxels": megavoxels}},
     }
 
 
@@ -62,7 +62,7 @@ def test_another_volume_of_the_same_name_is_noticed(settings):
 
 def test_larger_parts_leave_no_list_of_smaller_ones(settings):
     find_volume(settings)
-    _, parts = find_volume(load_settings(_configuration(blocks=15)))
+    _, parts = find_volume(load_settings(_configuration(0.008)))
     assert len(parts) == 2
     assert stored_parts(Path("results/tissue"))[1] == parts
 
@@ -87,7 +87,7 @@ def test_a_volume_that_never_was_is_refused(settings):
 
 
 def test_micrographs_beside_a_volume_are_refused(settings):
-    both = _configuration(8)
+    both = _configuration(0.006)
     both["input"]["micrographs"] = "micrographs"
     with pytest.raises(EmflowError, match="one kind"):
         find_volume(load_settings(both))

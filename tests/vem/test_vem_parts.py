@@ -13,7 +13,7 @@ import tifffile
 from emflow.io.volume import Volume, open_volume
 from emflow.step import EmflowError
 from emflow.vem import command
-from emflow.vem.config import VemRestore, VemTrain
+from emflow.vem.config import VemParts, VemRestore, VemTrain
 from emflow.vem.figures import draw_plane
 from emflow.vem.grid import Grid
 from emflow.vem.inputs_shown import read_plane
@@ -39,8 +39,10 @@ def _digests(path: Path) -> dict[str, str]:
 
 
 def _fill(folder: Path, out: Path, number: int, of: int) -> Path:
-    part, done = out / f"part_{number}.json", out / f"done_{number}.json"
-    part.write_text(json.dumps({"part": number, "of": of}))
+    voxels = tifffile.imread(folder / "measured.tif").size
+    command.parts(folder / "measured.tif", out, cfg=VemParts(megavoxels=voxels / (of - 0.5) / 1e6))
+    assert len(list(out.glob("part_*.json"))) == of
+    part, done = out / f"part_{number:05d}.json", out / f"done_{number}.json"
     command.fill(folder / "measured.tif", folder / "model", out, done, part=part, cfg=BLOCKS)
     return done
 

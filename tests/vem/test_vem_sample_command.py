@@ -153,7 +153,7 @@ def test_noise_comes_out_as_noise(tmp_path):
     assert said["verdict"] == "fail"
     assert "at least, however texture is made" in said["evidence"]
     metrics = json.loads((tmp_path / "sampler" / "metrics.json").read_text())
-    assert 0.7 < metrics["psnr_loss_needed_db"] < 1.5, "about 1 dB where nothing is known"
+    assert 0.7 < metrics["psnr_loss_needed_db"] < 0.9, "0.8 dB where nothing is known"
     one = SAMPLE.model_copy(update={"samples": 1})
     command.sample(
         tmp_path / "noise.tif", tmp_path / "model", tmp_path / "sampler", tmp_path / "out", cfg=one
@@ -209,10 +209,7 @@ def test_what_does_not_fit_is_refused(folder, tmp_path, measured):
 
 def test_a_real_volume_gets_its_texture_back_along_the_axis(real_data, tmp_path):
     """Every sixth slice of a FIB-SEM crop: the gate's promise holds where the truth is known."""
-    path = real_data / "fibsem_medulla" / "raw.tif"
-    if not path.exists():
-        pytest.skip(f"{path} not found")
-    truth = tifffile.imread(path)[:73]
+    truth = tifffile.imread(real_data / "fibsem_medulla" / "raw.tif")[:73]
     tifffile.imwrite(tmp_path / "truth.tif", truth)
     tifffile.imwrite(tmp_path / "kept.tif", np.ascontiguousarray(truth[::6]))
     voxel = (60.0, 10.0, 10.0)
