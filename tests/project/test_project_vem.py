@@ -68,7 +68,7 @@ def test_nothing_is_left_to_do(done):
 
 def test_another_block_size_restores_again_and_trains_nothing(done):
     jobs = done.jobs("--config", "vem={restore: {block_px: 96}}")
-    assert jobs["vem_restore"] == 1
+    assert jobs["vem_restore"] == 3
     assert not {"vem_check", "vem_train", "vem_train_membranes"} & set(jobs)
 
 
