@@ -64,6 +64,11 @@ class Step:
         """Room and verb."""
         return _verb(self.words)
 
+    @property
+    def undisturbed(self) -> Path:
+        """Folder where the whole chain ran."""
+        return self.before.parents[1] / "work"
+
 
 def _verb(words: list[str]) -> str:
     return words[0] if words[0] == "report" else ".".join(words[:2])
