@@ -36,7 +36,7 @@ $(VOLUME)/truth/facts.json: | $(READY)
 	emflow simulate volume $(VOLUME) --config config/vem.yaml
 
 test: $(READY)
-	pytest -n $(JOBS) --dist loadfile
+	pytest -n $(JOBS) --dist loadfile --durations=40 --durations-min=4
 
 check: $(READY)
 	ruff format --check

@@ -39,6 +39,7 @@ from emflow.vem.config import VemTrain, VemTrainSampler
 from emflow.vem.gaps import between, divide
 from emflow.vem.inputs import read_filler
 from emflow.vem.inputs_sample import read_examples, read_sampler
+from emflow.vem.inputs_slices import Measured
 from emflow.vem.restore import fill_block
 from emflow.vem.sampler import Sampler, sample_block, tell
 from emflow.vem.score import axial_resolution, axial_spectra, high_frequency_power, psnr, ssim
@@ -221,7 +222,7 @@ class Bench:
         """Thinned-out planes that were learned from, and what the regression makes of them."""
         filler = read_filler(self.model(), CPU)[0]
         cfg = VemTrainSampler(voxel_nm=VOXEL)
-        found = read_examples(open_volume(self._file(False)), VOXEL, filler, cfg)
+        found = read_examples(Measured.of(open_volume(self._file(False)), None), VOXEL, filler, cfg)
         planes = found.learned.draw(FACTOR, 48, 96, torch.Generator().manual_seed(0))
         rows, _ = divide(planes, FACTOR)
         with torch.no_grad():

@@ -16,24 +16,37 @@ from emflow import device as devices
 from emflow.io.journal import Journal, result_key
 from emflow.io.ome import create_image, write_pyramid
 from emflow.io.record import Record, write_metrics, write_verdicts
-from emflow.io.volume import Volume, open_volume, volume_identity
+from emflow.io.volume import open_volume, volume_identity
 from emflow.nn.weights import CheckpointFile, write_model
 from emflow.step import Run
 from emflow.vem.blocks import Block, blocks_of
 from emflow.vem.config import VemSample, VemTrainSampler
-from emflow.vem.inputs import grid_of, read_filler, to_tensor, voxel_of
+from emflow.vem.inputs import grid_of, read_doubled, read_filler, voxel_of
 from emflow.vem.inputs_sample import KIND, read_examples, read_sampler, require_grid
+from emflow.vem.inputs_slices import Measured, table_digest
+from emflow.vem.lacking import Lacking
 from emflow.vem.outputs import stored
 from emflow.vem.outputs_images import chunks_of
+from emflow.vem.outputs_restored import slice_notes
 from emflow.vem.outputs_sample import at_temperature, gate_verdicts, sampler_metrics
+from emflow.vem.outputs_slices import tells
+from emflow.vem.restore import restore_block
 from emflow.vem.sampler import Sampler, assemble, sample_block
+from emflow.vem.tell import lacking_of, told_of
 from emflow.vem.train_sampler import begin, family_disagreement, judge, plane_error, strength, train_flow
 
 log = logging.getLogger("emflow")
 
 
 def train_sampler(
-    volume: Path, model: Path, out: Path, /, *, cfg: VemTrainSampler = VemTrainSampler(), run: Run = Run()
+    volume: Path,
+    model: Path,
+    out: Path,
+    /,
+    *,
+    slices: Path | None = None,
+    cfg: VemTrainSampler = VemTrainSampler(),
+    run: Run = Run(),
 ) -> None:
     """Learn to sample the texture that a model's result lacks, and judge the samples on planes kept from the training.
 
@@ -46,18 +59,21 @@ def train_sampler(
         Folder or weights from vem train.
     out
         Folder to write: sampler.safetensors, its manifest, metrics.json, verdicts.json.
+    slices
+        Table from vem check: what it does not use is not learned from; the others are moved into register.
     """
     device = devices.prepare(run)
     source = open_volume(volume)
+    measured = Measured.of(source, slices, align=cfg.align, normalise=cfg.normalise)
     filler, filling = read_filler(model, device)
     for parameter in filler.network.parameters():
         parameter.requires_grad_(False)
-    found = read_examples(source, voxel_of(source, cfg), filler, cfg)
-    with Record("vem.train_sampler", cfg, run, inputs=[volume, model]) as record:
+    found = read_examples(measured, voxel_of(source, cfg), filler, cfg)
+    with Record("vem.train_sampler", cfg, run, inputs=[volume, model, *_given(slices)]) as record:
         saved = family_disagreement(filler, found.slices.to(device))
         error = max(plane_error(filler, found.unseen, cfg, device) - saved, 1e-12)
         sampler, texture = begin(filler, found.learned, error, cfg, device)
-        key = result_key(cfg, filling.sha256, volume_identity(source))
+        key = result_key(cfg, filling.sha256, volume_identity(source), table_digest(slices))
         checkpoint = CheckpointFile(out / ".checkpoint.safetensors", key)
         sampler.network = train_flow(sampler, found.learned, cfg, device, checkpoint)
         sampler.deviation /= max(strength(sampler, found.learned, cfg, device), 1e-6)
@@ -92,11 +108,13 @@ def sample(
     out: Path,
     /,
     *,
+    slices: Path | None = None,
     cfg: VemSample = VemSample(),
     run: Run = Run(),
 ) -> None:
     """Fill the gaps between slices with samples of what may be there: their texture is invented, their spectrum is not.
 
+    What vem restore does not ask its network for (slices that the table does not use, noise) is filled as there.
     A run that was killed goes on with the block that it was at.
 
     Parameters
@@ -108,23 +126,32 @@ def sample(
     out
         Folder to write: OME-Zarr images sample_1.zarr …, of several samples mean.zarr and deviation.zarr, too;
         metrics.json and verdicts.json: the sampler's figures and its gate, at this temperature.
+    slices
+        Table from vem check, as for vem restore.
     """
     device = devices.prepare(run)
     source = open_volume(volume)
+    measured = Measured.of(source, slices, align=cfg.align, normalise=cfg.normalise)
     voxel = voxel_of(source, cfg)
-    drawing, weights = read_sampler(sampler, model, device)
+    drawing, weights, filling = read_sampler(sampler, model, device)
     grid = grid_of(source, voxel)
     require_grid(drawing.filler, grid, model, volume)
     factor = grid.factor
+    coverage = float(filling.facts["coverage"])
+    doubled = None if all(measured.used) else read_doubled(model, drawing.filler, device)
+    told = told_of(measured, coverage)
+    lacking = lacking_of(measured, doubled, told, coverage)
     metrics = at_temperature(weights.facts["metrics"], cfg.temperature)
-    verdicts = gate_verdicts(metrics)
+    verdicts = gate_verdicts(metrics) + [tells(told)]
     for said in verdicts:
         if said["verdict"] != "pass":
             log.warning("%s %s: %s", said["question"], said["verdict"], said["evidence"])
-    with Record("vem.sample", cfg, run, inputs=[volume, model, sampler]) as record:
+    with Record("vem.sample", cfg, run, inputs=[volume, model, sampler, *_given(slices)]) as record:
         wished = cfg.block_slices, cfg.block_px, cfg.block_px
-        sides, blocks = blocks_of(source.shape, wished, drawing.reach(cfg.evaluations), grid)
-        shape = ((source.shape[0] - 1) * factor + 1, *source.shape[1:])
+        sides, blocks = blocks_of(
+            measured.shape, wished, drawing.reach(cfg.evaluations), grid, doubled is not None
+        )
+        shape = ((measured.shape[0] - 1) * factor + 1, *measured.shape[1:])
         chunk = chunks_of(sides)
         notes = {
             "made_by": "vem.sample",
@@ -132,6 +159,8 @@ def sample(
             "input": volume_identity(source),
             "seed": cfg.seed,
             "texture": "sampled",
+            "slices": table_digest(slices),
+            **slice_notes(measured, grid),
         }
         names = [f"sample_{number + 1}" for number in range(cfg.samples)]
         names += ["mean", "deviation"] if cfg.samples > 1 else []
@@ -153,7 +182,7 @@ def sample(
         key = result_key(cfg, notes, chunk)
         for block in blocks:
             if any(journal.get(str(block.number), key) is None for journal in journals):
-                _sample(source, drawing, block, images, cfg)
+                _sample(measured, drawing, block, images, lacking, cfg)
                 for journal in journals:
                     journal.put(str(block.number), key, True)
         for name in names:
@@ -163,23 +192,37 @@ def sample(
         record.notes = {"blocks": len(blocks), "voxels": int(np.prod(shape)), "weights": weights.sha256}
 
 
+def _given(slices: Path | None) -> list[Path]:
+    return [slices] if slices else []
+
+
 def _sample(
-    source: Volume, sampler: Sampler, block: Block, images: dict[str, zarr.Array], cfg: VemSample
+    measured: Measured,
+    sampler: Sampler,
+    block: Block,
+    images: dict[str, zarr.Array],
+    lacking: Lacking | None,
+    cfg: VemSample,
 ) -> None:
     filler = sampler.filler
-    device = sampler.taps.device
-    slices = to_tensor(source.read(block.window), source.path, device)
+    slices = measured.read(*block.seen).to(sampler.taps.device)
     seeds = [cfg.seed * 1000003 + number for number in range(cfg.samples)]
     mean, textures = sample_block(
         sampler, (slices - filler.mean) / filler.deviation, block, seeds, cfg.evaluations
     )
+    if lacking and lacking.nothing:
+        mean = torch.full_like(mean, (lacking.nothing.mean - filler.mean) / filler.deviation)
     strength = sampler.deviation * cfg.temperature
     filled = [(mean + strength * texture) * filler.deviation + filler.mean for texture in textures]
     made = [assemble(slices, gaps, block) for gaps in filled]
+    if lacking and (wide := lacking.within_wide(block.made[0], filler.factor)).any():
+        restored = restore_block(filler, slices, block, lacking).values
+        for values in made:
+            values[wide] = restored[wide]
     at = block.region
     for number, values in enumerate(made):
-        images[f"sample_{number + 1}"][at] = stored(values, source.dtype)
+        images[f"sample_{number + 1}"][at] = stored(values, measured.volume.dtype)
     if len(made) > 1:
         together = torch.stack(made)
-        images["mean"][at] = stored(together.mean(0), source.dtype)
+        images["mean"][at] = stored(together.mean(0), measured.volume.dtype)
         images["deviation"][at] = stored(together.std(0), np.dtype(np.float32))

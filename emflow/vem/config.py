@@ -170,7 +170,7 @@ class VemScoreSegments(StepConfig):
     """A pixel counts as membrane from this probability on."""
 
 
-class VemTrainSampler(VoxelSize):
+class VemTrainSampler(VoxelSize, SliceTable):
     """Learn to sample the fine texture that a restored volume lacks, and judge the samples."""
 
     seed: int = Field(0, ge=0)
@@ -194,9 +194,10 @@ class VemTrainSampler(VoxelSize):
     """Side of the middle part of each slice that is learned from, in pixels."""
 
 
-class VemSample(VoxelSize):
+class VemSample(VoxelSize, SliceTable):
     """Fill the gaps between slices with samples of what may be there, block by block."""
 
+    version: ClassVar[int] = 2
     seed: int = Field(0, ge=0)
     """Seed of the noise; the same seed gives the same samples."""
     samples: int = Field(2, ge=1, le=32)

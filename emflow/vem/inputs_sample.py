@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from emflow.io.volume import Volume
 from emflow.nn.weights import Model, read_kind
 from emflow.step import EmflowError
 from emflow.vem.config import VemTrainSampler
 from emflow.vem.grid import Grid
-from emflow.vem.inputs import grid_of, read_filler, read_middle
+from emflow.vem.inputs import grid_of, read_filler
+from emflow.vem.inputs_slices import Measured
 from emflow.vem.model import Filler
 from emflow.vem.sampler import Flow, Sampler
 from emflow.vem.texture import AXIAL_REACH, LATERAL_REACH
@@ -58,9 +58,11 @@ def require_grid(filler: Filler, grid: Grid, model: Path, volume: Path) -> None:
 
 
 def read_examples(
-    volume: Volume, voxel_nm: tuple[float, float, float], filler: Filler, cfg: VemTrainSampler
+    measured: Measured, voxel_nm: tuple[float, float, float], filler: Filler, cfg: VemTrainSampler
 ) -> Examples:
     """Read the middle of a volume: slices, to be thinned out along both axes, or isotropic, to be thinned out along z.
+
+    Absent slices are not learned from.
 
     Raises
     ------
@@ -69,24 +71,25 @@ def read_examples(
     """
     isotropic = max(voxel_nm) / min(voxel_nm) < 1.02
     if not isotropic:
-        require_grid(filler, grid_of(volume, voxel_nm), Path("the model"), volume.path)
-    pixels = read_middle(volume, cfg.max_slices, cfg.max_side_px)
-    units = torch.from_numpy((pixels - filler.mean) / filler.deviation)
+        require_grid(filler, grid_of(measured.volume, voxel_nm), Path("the model"), measured.volume.path)
+    pixels, used = measured.learned(cfg.max_slices, cfg.max_side_px)
+    units = (pixels - filler.mean) / filler.deviation
     if isotropic:
         kept = units.shape[1] * (_UNSEEN_SIDE - 1) // _UNSEEN_SIDE
         learned = Planes([units[:, :kept].permute(1, 0, 2), units[:, :kept].permute(2, 0, 1)], turn=False)
         unseen = Planes([units[:, kept:].permute(1, 0, 2)], turn=False)
         return Examples(learned, unseen, units[:: filler.factor].contiguous(), axial=True)
     hidden = torch.arange(len(units)) % _UNSEEN == _UNSEEN // 2
-    if hidden.all() or not hidden.any():
-        raise EmflowError(f"{volume.path}: {len(units)} slices; expected at least {_UNSEEN // 2 + 1}.")
-    return Examples(
-        Planes([units[~hidden]], turn=True), Planes([units[hidden]], turn=True), units, axial=False
-    )
+    shown, kept_back = units[used & ~hidden], units[used & hidden]
+    if not len(shown) or not len(kept_back):
+        raise EmflowError(
+            f"{measured.volume.path}: {int(used.sum())} slices to use; expected at least {_UNSEEN // 2 + 1}."
+        )
+    return Examples(Planes([shown], turn=True), Planes([kept_back], turn=True), units, axial=False)
 
 
-def read_sampler(weights: Path, model: Path, device: torch.device) -> tuple[Sampler, Model]:
-    """Read a sampler and the filler it was trained with.
+def read_sampler(weights: Path, model: Path, device: torch.device) -> tuple[Sampler, Model, Model]:
+    """Read a sampler and the filler it was trained with; with the weights of both.
 
     Raises
     ------
@@ -109,4 +112,4 @@ def read_sampler(weights: Path, model: Path, device: torch.device) -> tuple[Samp
     sampler = Sampler(
         network.eval().to(device), filler, taps.to(device), kernel, float(found.facts["deviation"])
     )
-    return sampler, found
+    return sampler, found, filling

@@ -33,6 +33,13 @@ class Lacking:
         present = [z for z, there in enumerate(self.used) if there]
         return [(a, b) for a, b in pairwise(present) if b - a > 1 and b > first and a < end]
 
+    def within_wide(self, made: tuple[int, int], factor: int) -> Tensor:
+        """Which of the restored slices [first, end) lie within a gap about absent slices; bool."""
+        found = torch.zeros(made[1] - made[0], dtype=torch.bool)
+        for left, right in self.wide(made[0] // factor, -(-made[1] // factor)):
+            found[max(0, left * factor + 1 - made[0]) : max(0, right * factor - made[0])] = True
+        return found
+
     def half_widths(self, gap: int, factor: int, unknown: float) -> Tensor:
         """Half-widths in the rows of a wide gap, the larger of those at the slices on either side.
 

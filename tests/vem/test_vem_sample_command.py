@@ -14,9 +14,10 @@ import torch
 from emflow.io.volume import open_volume
 from emflow.step import EmflowError, Run
 from emflow.vem import command, command_sample
-from emflow.vem.config import VemRestore, VemSample, VemScore, VemTrain, VemTrainSampler
+from emflow.vem.config import VemCheck, VemRestore, VemSample, VemScore, VemTrain, VemTrainSampler
 from emflow.vem.inputs import read_filler
 from emflow.vem.inputs_sample import read_examples
+from emflow.vem.inputs_slices import Measured
 from emflow.vem.outputs_sample import at_temperature, gate_verdicts
 
 FACTOR = 4
@@ -54,7 +55,9 @@ def test_the_gate_says_what_texture_costs_and_brings(folder):
     (said,) = json.loads((folder / "sampler" / "verdicts.json").read_text())
     assert said == gate_verdicts(metrics)[0]
     assert f"{metrics['high_frequency_power']:.2f}" in said["evidence"]
-    assert json.loads((folder / "samples" / "verdicts.json").read_text()) == [said]
+    again, tells = json.loads((folder / "samples" / "verdicts.json").read_text())
+    assert again == said
+    assert tells["verdict"] == "pass"
     assert json.loads((folder / "record.json").read_text())["voxels"] == np.prod((69, 80, 88))
 
 
@@ -172,9 +175,39 @@ def test_noise_comes_out_as_noise(tmp_path):
     assert np.abs(added).max() < 6 * added.std()
 
 
+def test_noise_gets_a_flat_mean_though_the_network_knows_structure(folder, tmp_path):
+    noise = np.random.default_rng(6).normal(120, 25, (17, 64, 64)).clip(0, 255).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "noise.tif", noise)
+    cold = SAMPLE.model_copy(update={"temperature": 0.0, "samples": 1})
+    command.sample(tmp_path / "noise.tif", folder / "model", folder / "sampler", tmp_path / "out", cfg=cold)
+    made = open_volume(tmp_path / "out" / "sample_1.zarr").read().astype(float)
+    assert np.delete(made, np.s_[::FACTOR], axis=0).std() < 0.02 * noise.std()
+    assert json.loads((tmp_path / "out" / "verdicts.json").read_text())[-1]["verdict"] == "fail"
+
+
+@pytest.mark.parametrize("absent", [[6], [6, 7]])
+def test_across_absent_slices_samples_are_what_restore_makes(absent, folder, tmp_path, measured):
+    spoilt = measured.copy()
+    spoilt[absent] = 0
+    tifffile.imwrite(tmp_path / "v.tif", spoilt)
+    command.check(tmp_path / "v.tif", tmp_path / "check", cfg=VemCheck())
+    given = {"slices": tmp_path / "check" / "slices.star"}
+    paths = tmp_path / "v.tif", folder / "model"
+    command.sample(*paths, folder / "sampler", tmp_path / "s", cfg=SAMPLE, **given)
+    command.restore(*paths, tmp_path / "r.zarr", tmp_path / "e.zarr", cfg=VemRestore(voxel_nm=VOXEL), **given)
+    made = open_volume(tmp_path / "s" / "sample_1.zarr").read().astype(float)
+    restored = open_volume(tmp_path / "r.zarr").read().astype(float)
+    differ = np.abs(made - restored).mean((1, 2))
+    low, high = (absent[0] - 1) * FACTOR, (absent[-1] + 1) * FACTOR
+    assert differ[low : high + 1].max() < 0.01
+    between = np.delete(differ, np.r_[np.arange(0, len(differ), FACTOR), low:high])
+    assert between.min() > 0.5
+    assert not (restored[absent[0] * FACTOR] == 0).all()
+
+
 def test_an_isotropic_volume_teaches_the_texture_along_the_axis(folder, tmp_path, truth):
     filler, _ = read_filler(folder / "model", torch.device("cpu"))
-    source = open_volume(folder / "truth.tif")
+    source = Measured.of(open_volume(folder / "truth.tif"), None)
     found = read_examples(source, (10.0, 10.0, 10.0), filler, LEARN)
     units = (torch.from_numpy(truth.astype(np.float32)) - filler.mean) / filler.deviation
     assert found.axial
