@@ -30,7 +30,6 @@ from chain import (
     PROJECT,
     RAW,
     REFUSE,
-    ROOT,
     TERM,
     Answer,
     Stage,
@@ -41,6 +40,7 @@ from chain import (
 )
 from chain import state as state_of
 from mounts import read_only
+from page import DIED, ERROR, LEFT, PAGE, SAID, SAME, STORED, Outcomes, with_table
 
 DAY_S = 86_400
 HEAVY_S = 0.5
@@ -55,15 +55,6 @@ ROUNDING = 1e-5
 
 NOT_TRIED = {"simulate_score": ("over quota", "input read-only", "clock jumps", "no memory")}
 """It works for long before its first write, so that each of these would cost a whole run."""
-
-SAME, DIED, LEFT, ERROR, SAID = "same", "died", "left", "error", "said"
-LEGEND = {
-    SAME: "went on: same bytes",
-    DIED: "the process died; then same bytes",
-    LEFT: "left in order (code 143); then same bytes",
-    ERROR: "clear error (code 2), nothing set aside; then same bytes",
-    SAID: "made from what is there, and says what lacks; then same bytes",
-}
 
 
 @dataclass
@@ -369,28 +360,9 @@ def _folders_of_inputs(trial: Trial) -> list[Path]:
     return [trial.work / folder for folder in apart if (trial.work / folder).is_dir()]
 
 
-def table(outcomes: dict[str, dict[str, str]]) -> str:
-    """The matrix as a table of Markdown."""
-    lines = ["| rule | " + " | ".join(FAULTS) + " |", "|---" * (len(FAULTS) + 1) + "|"]
-    for rule, cells in outcomes.items():
-        lines.append(f"| {rule} | " + " | ".join(cells.get(fault, "–") for fault in FAULTS) + " |")
-    return "\n".join([*lines, "", *(f"- **{word}**: {text}" for word, text in LEGEND.items())]) + "\n"
-
-
-STORED = ROOT / "docs" / "faults-matrix.json"
-PAGE = ROOT / "docs" / "faults.md"
-BEGIN, END = "<!-- made by tests/faults/matrix.py -->\n", "<!-- end -->\n"
-
-
-def with_table(page: str, outcomes: dict[str, dict[str, str]]) -> str:
-    """The page with the table between its marks."""
-    head, rest = page.split(BEGIN)
-    return f"{head}{BEGIN}{table(outcomes)}{END}{rest.split(END)[1]}"
-
-
 def main() -> None:
     """Try everything, or the rules that are named; write the outcomes."""
-    outcomes: dict[str, dict[str, str]] = json.loads(STORED.read_text()) if STORED.exists() else {}
+    outcomes: Outcomes = json.loads(STORED.read_text()) if STORED.exists() else {}
     failed = 0
     with tempfile.TemporaryDirectory() as folder, Stage(Path(folder)) as stage:
         steps, _ = build(stage, Path(folder) / "chain")
@@ -405,7 +377,7 @@ def main() -> None:
             print(f"{rule}: {outcomes[rule]} ({stage.cpu_s - begun:.0f} CPU-s)", flush=True)
             STORED.write_text(json.dumps(outcomes, indent=1) + "\n")
         print(f"{stage.cpu_s:.0f} CPU-s in all, {failed} rules failed")
-    PAGE.write_text(with_table(PAGE.read_text(), outcomes))
+    PAGE.write_text(with_table(PAGE.read_text(), outcomes, list(FAULTS)))
     raise SystemExit(bool(failed))
 
 

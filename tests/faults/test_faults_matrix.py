@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import chain
 import matrix
 import mounts
+import page
 
 sys.path.pop(0)
 
@@ -26,7 +27,7 @@ SOME = {
     "extract_join": ["kill -9", "disk full", "input gone"],
     "reconstruct_abinitio": ["kill -9"],
 }
-STORED: dict[str, dict[str, str]] = json.loads(matrix.STORED.read_text())
+STORED: dict[str, dict[str, str]] = json.loads(page.STORED.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +51,10 @@ def test_a_step_under_faults_ends_as_the_table_says(built, rule):
 
 
 def test_the_table_is_that_of_the_last_whole_trial():
-    page = matrix.PAGE.read_text()
-    assert matrix.with_table(page, STORED) == page, "run python tests/faults/matrix.py"
+    text = page.PAGE.read_text()
+    assert page.with_table(text, STORED, list(matrix.FAULTS)) == text, "run python tests/faults/matrix.py"
     assert {fault for cells in STORED.values() for fault in cells} == set(matrix.FAULTS)
-    assert {outcome for cells in STORED.values() for outcome in cells.values()} <= set(matrix.LEGEND)
+    assert {outcome for cells in STORED.values() for outcome in cells.values()} <= set(page.LEGEND)
 
 
 def test_the_table_has_every_verb_of_the_chain(built):
