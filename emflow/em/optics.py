@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +22,8 @@ class Ctf:
     """CTF parameters of one image or of N images.
 
     Defocus in micrometre (underfocus positive), the astigmatism angle from the x axis to the
-    direction of ``defocus_u_um`` in degrees, the phase shift of a phase plate in degrees; each a float
-    or a tensor of shape (N,).
+    direction of ``defocus_u_um`` in degrees, the phase shift of a phase plate in degrees; the envelope as a B
+    factor in Å² and a scale; each a float or a tensor of shape (N,).
     """
 
     defocus_u_um: Tensor
@@ -31,28 +33,22 @@ class Ctf:
     cs_mm: float = 2.7
     amplitude_contrast: float = 0.07
     phase_shift_deg: Tensor | float = 0.0
+    b_factor_angstrom2: Tensor | float = 0.0
+    scale: Tensor | float = 1.0
 
     def to(self, device: torch.device) -> Ctf:
         """Return a copy with its tensors on ``device``."""
-        phase = self.phase_shift_deg
-        return replace(
-            self,
-            defocus_u_um=self.defocus_u_um.to(device),
-            defocus_v_um=self.defocus_v_um.to(device),
-            defocus_angle_deg=self.defocus_angle_deg.to(device),
-            phase_shift_deg=phase.to(device) if isinstance(phase, Tensor) else phase,
-        )
+        return self._each(lambda values: values.to(device))
 
     def __getitem__(self, index: slice | Tensor) -> Ctf:
         """Return the parameters of some of the images."""
-        phase = self.phase_shift_deg
-        return replace(
-            self,
-            defocus_u_um=self.defocus_u_um[index],
-            defocus_v_um=self.defocus_v_um[index],
-            defocus_angle_deg=self.defocus_angle_deg[index],
-            phase_shift_deg=phase[index] if isinstance(phase, Tensor) else phase,
-        )
+        return self._each(lambda values: values[index])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Ctf:
+        changed: dict[str, Any] = {
+            name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **changed)
 
 
 def ctf_phase(ctf: Ctf, fy: Tensor, fx: Tensor) -> Tensor:
@@ -73,13 +69,8 @@ def ctf_phase(ctf: Ctf, fy: Tensor, fx: Tensor) -> Tensor:
     """
     wavelength = wavelength_angstrom(ctf.voltage_kv)
     s2 = fx * fx + fy * fy
-    ndim = s2.ndim
-
-    def column(value: Tensor | float) -> Tensor:
-        return torch.as_tensor(value, dtype=s2.dtype, device=s2.device).reshape(-1, *[1] * ndim)
-
-    u, v = column(ctf.defocus_u_um) * 1e4, column(ctf.defocus_v_um) * 1e4
-    angle = torch.deg2rad(column(ctf.defocus_angle_deg))
+    u, v = _column(ctf.defocus_u_um, s2) * 1e4, _column(ctf.defocus_v_um, s2) * 1e4
+    angle = torch.deg2rad(_column(ctf.defocus_angle_deg, s2))
     # Δf·s² without atan2: ½(u+v)·s² + ½(u−v)·((fx²−fy²)·cos 2α + 2·fx·fy·sin 2α)
     defocus_s2 = 0.5 * (u + v) * s2 + 0.5 * (u - v) * (
         (fx * fx - fy * fy) * torch.cos(2 * angle) + 2 * fx * fy * torch.sin(2 * angle)
@@ -89,18 +80,34 @@ def ctf_phase(ctf: Ctf, fy: Tensor, fx: Tensor) -> Tensor:
     return (
         -math.pi * wavelength * defocus_s2
         + spherical
-        - torch.deg2rad(column(ctf.phase_shift_deg))
+        - torch.deg2rad(_column(ctf.phase_shift_deg, s2))
         - amplitude
     )
 
 
+def _column(value: Tensor | float, like: Tensor) -> Tensor:
+    """A parameter of N images (or of all), to be held against frequencies of shape F: (N, 1, …)."""
+    return torch.as_tensor(value, dtype=like.dtype, device=like.device).reshape(-1, *[1] * like.ndim)
+
+
+def ctf_envelope(ctf: Ctf, fy: Tensor, fx: Tensor) -> Tensor | None:
+    """Return the envelope scale·exp(−B·s²/4), broadcast to (N, *F), as RELION defines it; None where it is 1."""
+    known = isinstance(ctf.scale, Tensor) or isinstance(ctf.b_factor_angstrom2, Tensor)
+    if not known and (ctf.scale, ctf.b_factor_angstrom2) == (1.0, 0.0):
+        return None
+    s2 = fx * fx + fy * fy
+    return _column(ctf.scale, s2) * torch.exp(_column(ctf.b_factor_angstrom2, s2) * (-s2 / 4))
+
+
 def ctf_values(ctf: Ctf, fy: Tensor, fx: Tensor) -> Tensor:
-    """Return the CTF, −sin γ, of N images at given frequencies: shape (N, *F).
+    """Return the CTF, −sin γ under its envelope, of N images at given frequencies: shape (N, *F).
 
     With underfocus positive and protein white in the object, the image shows protein white where the
     CTF is positive: the value at zero frequency is +amplitude contrast.
     """
-    return -torch.sin(ctf_phase(ctf, fy, fx))
+    values = -torch.sin(ctf_phase(ctf, fy, fx))
+    envelope = ctf_envelope(ctf, fy, fx)
+    return values if envelope is None else values * envelope
 
 
 def beam_tilt_phase(

@@ -7,7 +7,7 @@ import logging
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -385,4 +385,20 @@ def ctf_of(particles: Particles, rows: np.ndarray | None = None) -> Ctf:
         torch.from_numpy(columns[name].astype(np.float32))
         for name in ("defocus_u_um", "defocus_v_um", "defocus_angle_deg", "phase_shift_deg")
     )
-    return Ctf(u, v, angle, phase_shift_deg=phase, **common)
+    return Ctf(u, v, angle, phase_shift_deg=phase, **common, **envelope_of(particles, rows))
+
+
+def envelope_of(particles: Particles, rows: np.ndarray | None = None) -> dict[str, Any]:
+    """Envelope of some particles' CTF, named as in :class:`emflow.em.optics.Ctf`; without what is 1 for all."""
+    import torch
+
+    table = particles.table if rows is None else particles.table.iloc[np.asarray(rows)]
+    found: dict[str, Any] = {}
+    for column, name, none in (
+        ("rlnCtfBfactor", "b_factor_angstrom2", 0.0),
+        ("rlnCtfScalefactor", "scale", 1.0),
+    ):
+        values = floats(table, column, none)
+        if (values != none).any():
+            found[name] = torch.from_numpy(values.astype(np.float32))
+    return found

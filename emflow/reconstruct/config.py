@@ -63,8 +63,9 @@ class ReconstructRefine(SpecimenSize, SpecimenSymmetry):
 
 
 class ReconstructCtf(SpecimenSize, SpecimenSymmetry):
-    """Refine the CTF at fixed poses: defocus of each particle, astigmatism, beam tilt, contrast."""
+    """Refine the CTF at fixed poses: defocus of each particle, astigmatism, beam tilt, envelope, contrast."""
 
+    version: ClassVar[int] = 2
     enabled: bool = False
     """Whether the workflow runs this step; the command itself always does."""
     defocus: str = Field("particle", pattern=r"^(particle|micrograph|none)$")
@@ -73,6 +74,8 @@ class ReconstructCtf(SpecimenSize, SpecimenSymmetry):
     """Astigmatism of each micrograph, of each optics group in each half-set, or none."""
     beam_tilt: bool = True
     """Beam tilt of each optics group; needs a spherical aberration above 0."""
+    envelope: bool = True
+    """Scale and B factor of each micrograph, by which its particles are weighed (rlnCtfScalefactor, rlnCtfBfactor)."""
     search_range_angstrom: float = Field(2000.0, gt=100, le=20000)
     """How far from the table's value a defocus may be, in Å."""
     lowest_resolution_angstrom: float = Field(30.0, gt=5, le=500)

@@ -21,7 +21,7 @@ from torch import Tensor
 from emflow.em.fsc import first_below, fsc, shell_index
 from emflow.em.images import BATCH, ImageSet, shell_means, spread
 from emflow.em.masks import soft_sphere, solvent_mask
-from emflow.em.optics import Ctf, beam_tilt_phase, ctf_phase, wavelength_angstrom
+from emflow.em.optics import Ctf, beam_tilt_phase, ctf_envelope, ctf_phase, wavelength_angstrom
 from emflow.em.slices import HalfPlane, Spectrum, complex_product, volume_spectrum
 from emflow.em.symmetry import symmetry_operators
 
@@ -178,14 +178,17 @@ class Matcher:
         centred, ctf = self._centred(part)
         inverse = geometry.inside / reference.noise[group, plane.shell]
         slices = reference.spectrum.slices(self.views.rotations[part].to(device), plane)
+        optics = self.views.ctf[group][part].to(device)
+        own = ctf * ((reference.own / reference.noise[group])[plane.shell] * geometry.inside)
+        envelope = ctf_envelope(optics, geometry.fy, geometry.fx)
+        if envelope is not None:
+            slices, own = slices * envelope[:, None], own * envelope
         conjugate = torch.stack([slices[:, 0], -slices[:, 1]], 1)
-        optics = self.views.ctf[group]
         mend = self._mend(group, changes).to(device)
-        own = (reference.own / reference.noise[group])[plane.shell] * geometry.inside
-        product = complex_product(complex_product(conjugate, centred) * inverse - _real(ctf * own), mend)
+        product = complex_product(complex_product(conjugate, centred) * inverse - _real(own), mend)
         basis = geometry.basis() * (math.pi * wavelength_angstrom(optics.voltage_kv))
         moved = torch.cat([changes.defocus_angstrom[part, None], changes.astigmatism_angstrom[part]], 1)
-        phase = ctf_phase(optics[part].to(device), geometry.fy, geometry.fx) - moved.to(basis) @ basis
+        phase = ctf_phase(optics, geometry.fy, geometry.fx) - moved.to(basis) @ basis
         return Match(product, slices.square().sum(1) * inverse, phase)
 
     def _mend(self, group: int, changes: Changes) -> Tensor:

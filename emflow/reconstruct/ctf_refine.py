@@ -2,7 +2,7 @@
 
 Each half is fitted against its own half map. Nothing is changed unless it is borne out by data that it was not
 found from: the tilt of one half by the images of the other, the defocus by the other half of a particle's
-Fourier pixels, the astigmatism by the other half of a micrograph's particles.
+Fourier pixels, the astigmatism and the envelope by the other half of a micrograph's particles.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from emflow.reconstruct.defocus_prior import (
     fit_population,
     marginal,
 )
+from emflow.reconstruct.envelope import Envelopes, fit_envelopes
 
 log = logging.getLogger("emflow")
 
@@ -109,6 +110,12 @@ class CtfFit:
     populations: list[Population] = field(default_factory=list)
     contrasts: list[Contrasts] = field(default_factory=list)
     astigmatisms: list[AstigmatismFit] = field(default_factory=list)
+    envelopes: list[Envelopes] = field(default_factory=list)
+    """Of each half's micrographs."""
+    gain_envelope: Gain | None = None
+    log_scale: Tensor | None = None
+    """Of each particle's micrograph, (N,), where envelopes are applied."""
+    b_factor_angstrom2: Tensor | None = None
     at_edge: float = 0.0
     """Fraction of particles whose likeliest offset is the search's first or last."""
 
@@ -121,7 +128,7 @@ class CtfFit:
     def changed(self) -> bool:
         """Whether anything of the table's CTF was."""
         parts = (self.changes.defocus_angstrom, self.changes.astigmatism_angstrom, self.changes.tilt_mrad)
-        return any(bool(part.any()) for part in parts)
+        return self.log_scale is not None or any(bool(part.any()) for part in parts)
 
 
 def make_matcher(
@@ -172,6 +179,8 @@ class CtfRefinement:
         self._judge_defocus(curves)
         if cfg.beam_tilt and any(tilt.applied for tilt in fit.tilts):
             fit.final_tilts = self._tilt()
+        if cfg.envelope and fit.seen:
+            self._envelopes()
         return fit
 
     def _tilt(self) -> list[Tilt]:
@@ -263,6 +272,19 @@ class CtfRefinement:
         for each, rows in zip(found, self.rows, strict=True):
             fit.changes.astigmatism_angstrom[rows] = each.change[unit[rows]].float()
         return True
+
+    def _envelopes(self) -> None:
+        """Fit the envelopes of each half's micrographs; applied where other particles bear them out."""
+        fit, micrograph = self.fit, self.views.micrograph
+        fit.envelopes = [fit_envelopes(self.matcher, half, fit.changes) for half in (1, 2)]
+        gains = torch.cat([each.gain[each.seen] for each in fit.envelopes])
+        fit.gain_envelope = Gain.of(gains, len(micrograph))
+        if not fit.gain_envelope.convincing:
+            return
+        fit.log_scale, fit.b_factor_angstrom2 = (torch.zeros(len(micrograph)) for _ in range(2))
+        for each, rows in zip(fit.envelopes, self.rows, strict=True):
+            fit.log_scale[rows] = each.log_scale[micrograph[rows]].float()
+            fit.b_factor_angstrom2[rows] = each.b_factor_angstrom2[micrograph[rows]].float()
 
     def _judge_defocus(self, curves: list[Curves]) -> None:
         """Ask the odd pixels about what the even ones say, and the other way round; apply what is borne out."""

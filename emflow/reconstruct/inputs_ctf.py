@@ -9,7 +9,7 @@ from torch import Tensor
 from emflow.em.images import ImageSet
 from emflow.em.optics import Ctf
 from emflow.io.particle_images import poses_of
-from emflow.io.particles import Particles, ctf_columns
+from emflow.io.particles import Particles, ctf_columns, envelope_of
 from emflow.io.star import floats
 from emflow.reconstruct.ctf_match import Views
 from emflow.step import EmflowError
@@ -37,8 +37,10 @@ def views_of(particles: Particles, images: ImageSet) -> Views:
         for name in ("defocus_u_um", "defocus_v_um", "defocus_angle_deg", "phase_shift_deg")
     )
     groups = [particles.facts(name) for name in sorted(set(particles.groups))]
+    envelope = envelope_of(particles)
     ctf = tuple(
-        Ctf(u, v, angle, facts.voltage_kv, facts.cs_mm, facts.amplitude_contrast, phase) for facts in groups
+        Ctf(u, v, angle, facts.voltage_kv, facts.cs_mm, facts.amplitude_contrast, phase, **envelope)
+        for facts in groups
     )
     return Views(rotations, shifts, ctf, _numbers(table["rlnMicrographName"].tolist()))
 

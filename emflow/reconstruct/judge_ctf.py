@@ -27,6 +27,8 @@ def judge_ctf(fit: CtfFit, before: Agreement, after: Agreement | None) -> list[J
     """Verdicts on what was fitted."""
     judgements = [_defocus(fit)]
     judgements += [_tilt(fit, tilt) for tilt in fit.tilts]
+    if fit.gain_envelope is not None:
+        judgements.append(_envelope(fit, fit.gain_envelope))
     if after is not None:
         judgements.append(_map(before, after))
     return judgements
@@ -96,6 +98,27 @@ def _tilt(fit: CtfFit, tilt: Tilt) -> Judgement:
         "pass",
         f"{evidence} Both halves take the mean, which is a property of the microscope; at the refined defocus they differ "
         f"by {last.difference_mrad:.3f} mrad, so it is known to about ± {0.5 * last.difference_mrad:.3f}.",
+    )
+
+
+def _envelope(fit: CtfFit, gain: Gain) -> Judgement:
+    """Whether micrographs differ in strength and fall-off beyond what chance would show."""
+    question = "Do micrographs differ in how much detail their particles hold?"
+    evidence = (
+        "Scale and B factor found from half of a micrograph's particles gain, in the others, "
+        f"{_words(gain)} of log-likelihood a particle."
+    )
+    if fit.log_scale is None or fit.b_factor_angstrom2 is None:
+        return Judgement(
+            question, "unknown", f"No difference is borne out; all weigh the same. {evidence}", ""
+        )
+    low, high = (float(fit.b_factor_angstrom2.quantile(q)) for q in (0.05, 0.95))
+    weak, strong = (float(fit.log_scale.quantile(q).exp()) for q in (0.05, 0.95))
+    return Judgement(
+        question,
+        "pass",
+        f"Yes, and particles are weighed by it: B factors from {low:.0f} to {high:.0f} Å² about the mean, scales from "
+        f"{weak:.2f} to {strong:.2f} (5 to 95 % of the particles). {evidence}",
     )
 
 

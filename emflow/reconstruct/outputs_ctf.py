@@ -51,6 +51,11 @@ def refined_table(particles: Particles, fit: CtfFit) -> Particles:
             if f"rlnDefocus{axis}" in table:
                 columns[f"emflowDefocus{axis}Before"] = table[f"rlnDefocus{axis}"].tolist()
             columns[f"rlnDefocus{axis}"] = [f"{value:.2f}" for value in values]
+    if fit.log_scale is not None and fit.b_factor_angstrom2 is not None:
+        scale = floats(table, "rlnCtfScalefactor", 1.0) * fit.log_scale.double().exp().numpy()
+        b_factor = floats(table, "rlnCtfBfactor", 0.0) + fit.b_factor_angstrom2.double().numpy()
+        columns["rlnCtfScalefactor"] = [f"{value:.4f}" for value in scale]
+        columns["rlnCtfBfactor"] = [f"{value:.2f}" for value in b_factor]
     columns["emflowDefocusDeviation"] = [f"{value:.1f}" for value in fit.deviation.tolist()]
     columns["emflowContrast"] = [f"{value:.4f}" for value in fit.contrast.tolist()]
     names = sorted(set(particles.groups))
@@ -112,6 +117,14 @@ def metrics_of(fit: CtfFit, particles: Particles, outcome: Outcome) -> dict[str,
         metrics["astigmatism_change_median_angstrom"] = float(
             2 * fit.changes.astigmatism_angstrom.norm(dim=1).median()
         )
+    if fit.gain_envelope is not None:
+        spread = [each.b_factor_angstrom2[each.seen].std() for each in fit.envelopes]
+        strength = [each.log_scale[each.seen].std() for each in fit.envelopes]
+        metrics |= {
+            "held_out_gain_envelope_nat": fit.gain_envelope.mean,
+            "micrograph_bfactor_spread_angstrom2": float(np.mean(spread)),
+            "micrograph_scale_spread": float(np.mean(strength)),
+        }
     for tilt in fit.tilts:
         total = torch.tensor(particles.facts(sorted(set(particles.groups))[tilt.group]).beam_tilt_mrad)
         total = total + fit.changes.tilt_mrad[tilt.group]
