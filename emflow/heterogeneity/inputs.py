@@ -23,9 +23,10 @@ from emflow.em.wiener import PosedImages
 from emflow.heterogeneity.config import HeterogeneityFit
 from emflow.heterogeneity.model import Stack
 from emflow.io.mrc import read_header, read_mrc
+from emflow.io.particle_ctf import ctf_of
 from emflow.io.particle_images import image_set, poses_of, read_mended
 from emflow.io.particle_store import open_store
-from emflow.io.particles import Particles, ctf_of, load_particles
+from emflow.io.particles import Particles, load_particles
 from emflow.io.star import floats, integers, read_table
 from emflow.step import EmflowError
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from emflow.em.images import ImageSet
 from emflow.em.optics import beam_tilt_phase, ctf_values, rfft_frequencies
 from emflow.em.poses import euler_to_matrix
-from emflow.io.particles import Particles, ctf_of, read_images
+from emflow.io.particle_ctf import ctf_of
+from emflow.io.particles import Particles, read_images
 from emflow.io.star import floats, integers
 from emflow.step import EmflowError
 

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from emflow.em.images import ImageSet
 from emflow.em.optics import Ctf
+from emflow.io.particle_ctf import ctf_columns, envelope_of
 from emflow.io.particle_images import poses_of
-from emflow.io.particles import Particles, ctf_columns, envelope_of
+from emflow.io.particles import Particles
 from emflow.io.star import floats
 from emflow.reconstruct.ctf_match import Views
 from emflow.step import EmflowError

@@ -18,8 +18,9 @@ from emflow.em.poses import euler_to_matrix
 from emflow.em.wiener import PosedImages
 from emflow.io.atoms import read_atoms
 from emflow.io.mrc import read_header, read_mrc
+from emflow.io.particle_ctf import ctf_of
 from emflow.io.particle_images import read_mended
-from emflow.io.particles import Particles, ctf_of, load_particles
+from emflow.io.particles import Particles, load_particles
 from emflow.io.record import read_json
 from emflow.io.star import concat, floats, integers, read_star, read_table
 from emflow.simulate.bodies import BodyVolumes

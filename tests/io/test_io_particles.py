@@ -11,7 +11,8 @@ import pytest
 
 from emflow.io import particles as module
 from emflow.io.mrc import write_mrc
-from emflow.io.particles import ctf_columns, ctf_of, load_particles, read_images
+from emflow.io.particle_ctf import ctf_columns, ctf_of
+from emflow.io.particles import load_particles, read_images
 from emflow.io.star import floats, write_star
 from emflow.step import EmflowError
 

@@ -16,7 +16,8 @@ from emflow.em.optics import ctf_values, rfft_frequencies
 from emflow.em.poses import euler_to_matrix
 from emflow.em.wiener import PosedImages, reconstruct_from_poses
 from emflow.io.mrc import read_mrc
-from emflow.io.particles import ctf_of, load_particles, read_images
+from emflow.io.particle_ctf import ctf_of
+from emflow.io.particles import load_particles, read_images
 from emflow.io.star import floats, integers, read_table
 from emflow.simulate import outputs
 from emflow.simulate.command import particles
