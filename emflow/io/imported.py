@@ -10,9 +10,10 @@ from pathlib import Path, PurePath
 import numpy as np
 import pandas as pd
 
+from emflow.io.coordinates import read_coordinates
 from emflow.io.micrographs import SET_ASIDE_COLUMNS, Micrographs
 from emflow.io.particles import PARTICLE_BLOCKS
-from emflow.io.star import Tables, concat, floats, read_star
+from emflow.io.star import Tables, floats, read_star
 from emflow.step import EmflowError
 
 log = logging.getLogger("emflow")
@@ -142,23 +143,17 @@ def read_imported_ctf(star: Path, micrographs: Micrographs) -> Tables:
 def read_imported_picks(star: Path, micrographs: Micrographs) -> Tables:
     """Read somebody's picks as our pick table: blocks particles, micrographs and set_aside.
 
-    Takes a particle STAR, or RELION's list of one coordinate file per micrograph (data_coordinate_files).
-    Coordinates are brought to our pixel size where their table tells another one. A micrograph that their table
-    does not name has no picks.
+    Takes what :func:`emflow.io.coordinates.read_coordinates` reads: STAR, box, CSV, text, or a folder. Coordinates
+    are brought to our pixel size where their table tells another one. A micrograph that their table does not name
+    has no picks.
 
     Raises
     ------
     EmflowError
         If there are no coordinates.
     """
-    tables = read_star(star)
-    if "coordinate_files" in tables:
-        theirs, optics = _coordinate_files(star, tables["coordinate_files"]), None
-    else:
-        block = next((b for b in PARTICLE_BLOCKS if b in tables), None)
-        if block is None or "rlnCoordinateX" not in tables[block]:
-            raise EmflowError(f"{star}: has no block data_particles with the column _rlnCoordinateX.")
-        theirs, optics = tables[block], tables.get("optics")
+    found = read_coordinates(star)
+    theirs, optics = found.table, found.optics
     scale = _pixel_sizes(theirs, optics)
     match = match_by_name(theirs.assign(emflowPixel=scale), micrographs)
     if len(theirs):
@@ -222,23 +217,6 @@ def _pixel_sizes(table: pd.DataFrame, optics: pd.DataFrame | None) -> list[str]:
         return ["nan"] * len(table)
     pixel = dict(zip(optics["rlnOpticsGroup"], optics["rlnMicrographPixelSize"], strict=True))
     return [pixel.get(group, "nan") for group in table["rlnOpticsGroup"]]
-
-
-def _coordinate_files(star: Path, files: pd.DataFrame) -> pd.DataFrame:
-    """Read RELION's autopick.star: a list of micrographs with their coordinate files."""
-    parts = []
-    for name, file in zip(files["rlnMicrographName"], files["rlnMicrographCoordinates"], strict=True):
-        places = [Path(file), *(folder / file for folder in star.absolute().parents)]
-        path = next((p for p in places if p.is_file()), None)
-        if path is None:
-            raise EmflowError(f"{star}: the coordinate file '{file}' does not exist.")
-        found = [t for t in read_star(path).values() if "rlnCoordinateX" in t]
-        parts += [table.assign(rlnMicrographName=name) for table in found]
-    if not parts:
-        return pd.DataFrame(
-            columns=pd.Index(["rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY"]), dtype=object
-        )
-    return concat(parts)
 
 
 def _without(micrographs: Micrographs, rows: list[int], reason: str, expected: str) -> pd.DataFrame:

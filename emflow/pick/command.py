@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,16 @@ from emflow.io.image import read_image
 from emflow.io.imported import read_imported_picks
 from emflow.io.journal import Journal, result_key
 from emflow.io.micrographs import Micrographs, for_each, load_micrographs
-from emflow.io.record import Record, write_metrics
+from emflow.io.record import Record
 from emflow.io.star import write_star
 from emflow.pick.apply import Picks, pick_micrograph, require_diameter
-from emflow.pick.config import PickApply, PickImport, PickScore
-from emflow.pick.inputs import read_intermediate, read_positions, require_denoised
+from emflow.pick.command_tools import export, score
+from emflow.pick.config import PickApply, PickImport
+from emflow.pick.inputs import read_intermediate, require_denoised
 from emflow.pick.outputs import as_result, pick_tables, write_mask
-from emflow.pick.score import score_picks
 from emflow.step import EmflowError, OutOfMemory, Run
+
+__all__ = ["apply", "export", "import_", "score"]
 
 log = logging.getLogger("emflow")
 
@@ -138,7 +139,8 @@ def import_(
     micrographs
         STAR table, folder, glob (in quotes) or image: the micrographs to which they belong.
     picks
-        Particle STAR, or RELION's list of coordinate files, matched by base name.
+        Particle STAR, RELION's list of coordinate files, CSV, EMAN box or Topaz text, or a folder of such files; matched
+        by base name.
     out
         STAR table to write.
     """
@@ -147,27 +149,6 @@ def import_(
         tables = read_imported_picks(picks, images)
         write_star(out, {"optics": images.optics, **tables})
         record.notes = {name: len(table) for name, table in tables.items()}
-
-
-def score(
-    picks: Path, positions: Path, out: Path, /, *, cfg: PickScore = PickScore(), run: Run = Run()
-) -> None:
-    """Compare picks with known positions: precision, recall, F1 and the area under the precision-recall curve.
-
-    Parameters
-    ----------
-    picks
-        Particle STAR, CSV, or a folder with one CSV or STAR per micrograph.
-    positions
-        Known positions, likewise. Micrographs that they do not name are left out.
-    out
-        JSON file to write.
-    """
-    with Record("pick.score", cfg, run, inputs=[picks, positions]) as record:
-        metrics = score_picks(read_positions(picks), read_positions(positions), cfg.radius_px)
-        write_metrics(out, metrics)
-        print(json.dumps(metrics, indent=1))
-        record.notes = dict(metrics)
 
 
 def _dark(images: Micrographs, row: int, cfg: PickApply) -> bool:

@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from emflow.pick.config_tools import PickExport, PickScore
 from emflow.step import OpticsFacts, SpecimenContrast, SpecimenSize, StepConfig
 
 
@@ -43,11 +44,9 @@ class PickImport(OpticsFacts):
     """Take somebody's coordinates instead of picking."""
 
 
-class PickScore(StepConfig):
-    """Compare picks with known positions."""
-
-    radius_px: float = Field(15.0, gt=0, le=10000)
-    """A pick is true within this distance of a position that no better pick has taken, in pixels."""
-
-
-STEPS = {"apply": PickApply, "import": PickImport, "score": PickScore}
+STEPS: dict[str, type[StepConfig]] = {
+    "apply": PickApply,
+    "import": PickImport,
+    "export": PickExport,
+    "score": PickScore,
+}

@@ -1,29 +1,20 @@
-"""Read positions from STAR or CSV, one file for many micrographs or one for each."""
+"""Read positions and denoised micrographs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 
 import numpy as np
-import pandas as pd
 
 from emflow.io.atomic import StepError
+from emflow.io.coordinates import FIGURE, NAME, X, Y, read_coordinates, stems_of
 from emflow.io.freed import want_again
-from emflow.io.image import read_image
-from emflow.io.micrographs import Micrographs
-from emflow.io.particles import PARTICLE_BLOCKS
-from emflow.io.star import concat, floats, read_star
+from emflow.io.image import image_shape, read_image
+from emflow.io.micrographs import Micrographs, find_images
+from emflow.io.star import floats, read_table
 from emflow.pick.score import Positions
 from emflow.step import EmflowError
-
-CSV_NAMES = {
-    "rlnCoordinateX": ("x_px", "x", "rlncoordinatex", "x_coord"),
-    "rlnCoordinateY": ("y_px", "y", "rlncoordinatey", "y_coord"),
-    "rlnMicrographName": ("micrograph", "micrograph_name", "image_name", "rlnmicrographname"),
-    "rlnAutopickFigureOfMerit": ("score", "probability", "rlnautopickfigureofmerit"),
-}
-"""Our column → names that a CSV may give it, in lower case."""
 
 
 def read_intermediate(path: str) -> np.ndarray:
@@ -43,36 +34,48 @@ def read_intermediate(path: str) -> np.ndarray:
         ) from None
 
 
-def read_positions(source: Path) -> Positions:
-    """Read positions: a STAR with particles, a CSV, or a folder of CSV or STAR files.
+def read_positions(source: Path, sizes: bool = False) -> Positions:
+    """Read positions of any kind that :func:`emflow.io.coordinates.read_coordinates` knows.
 
-    A file whose rows name no micrograph belongs to the micrograph of its own name (``a.csv`` to ``a.mrc``;
-    RELION's ending ``_autopick`` is taken off).
+    Parameters
+    ----------
+    sizes
+        Find the sizes of the micrographs too, where their images are there.
 
     Raises
     ------
     EmflowError
         If nothing is found, or coordinates are missing.
     """
-    if source.is_dir():
-        files = sorted(
-            p for p in source.iterdir() if p.suffix.lower() in (".csv", ".star") and p.name[0] != "."
-        )
-        if not files:
-            raise EmflowError(f"{source}: holds no CSV or STAR file with coordinates.")
-    else:
-        files = [source]
-    tables, listed = [], set()
-    for file in files:
-        table, names = _read_file(file)
-        tables.append(table)
-        listed |= names
-    table = concat(tables)
-    stems = np.array([PurePath(name).stem for name in table["rlnMicrographName"]], dtype=object)
-    xy = np.column_stack([floats(table, "rlnCoordinateX"), floats(table, "rlnCoordinateY")])
+    found = read_coordinates(source)
+    table = found.table
+    xy = np.column_stack([floats(table, X), floats(table, Y)])
     # the score has no ties where probabilities round to one
-    merit = "emflowPickScore" if "emflowPickScore" in table else "rlnAutopickFigureOfMerit"
-    return Positions(stems, xy.reshape(-1, 2), floats(table, merit, 0.0), frozenset(listed))
+    merit = "emflowPickScore" if "emflowPickScore" in table else FIGURE
+    return Positions(
+        stems_of(table[NAME]),
+        xy.reshape(-1, 2),
+        floats(table, merit, 0.0),
+        frozenset(stems_of(found.listed)),
+        floats(table, FIGURE) if FIGURE in table else None,
+        sizes_of(found.listed) if sizes else {},
+    )
+
+
+def sizes_of(names: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Height and width of those images that are there, by base name."""
+    found = {}
+    for name in sorted(names):
+        if Path(name).is_file():
+            found[PurePath(name).stem] = image_shape(name)
+    return found
+
+
+def read_sizes(micrographs: Path) -> dict[str, tuple[int, int]]:
+    """Height and width of the micrographs of a table, folder or glob, by base name."""
+    if micrographs.suffix == ".star":
+        return sizes_of(read_table(micrographs, "micrographs", NAME)[NAME])
+    return sizes_of(str(path) for path in find_images(micrographs))
 
 
 def require_denoised(table: Path, images: Micrographs, known: Sequence[object]) -> None:
@@ -98,42 +101,3 @@ def require_denoised(table: Path, images: Micrographs, known: Sequence[object]) 
             f"{table}: {len(gone)} of its denoised images are gone, such as {gone[0]}. Make them again: `emflow denoise "
             "apply`, or in a project the same snakemake command with --forcerun denoise_apply."
         )
-
-
-def _read_file(file: Path) -> tuple[pd.DataFrame, set[str]]:
-    """Table of positions, and base names of all micrographs the file speaks of."""
-    listed: set[str] = set()
-    if file.suffix.lower() == ".star":
-        tables = read_star(file)
-        block = next((b for b in PARTICLE_BLOCKS if b in tables and "rlnCoordinateX" in tables[b]), None)
-        if block is None:
-            raise EmflowError(f"{file}: has no block with the column _rlnCoordinateX.")
-        table = tables[block]
-        if "micrographs" in tables and "rlnMicrographName" in tables["micrographs"]:
-            listed = {PurePath(name).stem for name in tables["micrographs"]["rlnMicrographName"]}
-    else:
-        table = _read_csv(file)
-    if "rlnMicrographName" not in table:
-        name = file.stem.removesuffix("_autopick")
-        table = table.assign(rlnMicrographName=f"{name}.mrc")  # so that a dot in the name begins no suffix
-        listed.add(name)
-    return table, listed | {PurePath(name).stem for name in table["rlnMicrographName"]}
-
-
-def _read_csv(file: Path) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(file, dtype=str, skipinitialspace=True)
-    except FileNotFoundError:
-        raise EmflowError(f"{file}: no such file.") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise EmflowError(f"{file}: not a readable CSV file ({error}).") from None
-    known = {alias: ours for ours, aliases in CSV_NAMES.items() for alias in aliases}
-    columns = [str(c) for c in table.columns]
-    named = table.rename(columns={c: known[c.strip().lower()] for c in columns if c.strip().lower() in known})
-    for column in ("rlnCoordinateX", "rlnCoordinateY"):
-        if column not in named:
-            raise EmflowError(
-                f"{file}: has the columns {', '.join(columns)}; expected {' or '.join(CSV_NAMES[column][:2])}, "
-                "and a header in the first line."
-            )
-    return named

@@ -1,8 +1,9 @@
-"""Compare picks with known positions."""
+"""Compare picks with known positions, one to one."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -20,6 +21,10 @@ class Positions:
     """The higher the better, shape (n,)."""
     listed: frozenset[str]
     """All micrographs that were looked at, also those without a position."""
+    figure: np.ndarray | None = None
+    """What a threshold is set on: the probability, or what the picker gives in its place, shape (n,)."""
+    shape_px: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Height and width of micrographs whose image is known, by base name."""
 
 
 def match(picks: np.ndarray, truth: np.ndarray, radius: float) -> np.ndarray:
@@ -56,26 +61,53 @@ def match(picks: np.ndarray, truth: np.ndarray, radius: float) -> np.ndarray:
     return found
 
 
-def score_picks(picks: Positions, truth: Positions, radius_px: float) -> dict[str, float | int | None]:
-    """Precision, recall, F1 at the threshold that was used, best F1 and average precision over all thresholds.
+@dataclass(frozen=True)
+class Matched:
+    """Picks of the micrographs that the truth lists, best first, each with the position it found."""
 
-    Only micrographs that the truth lists are judged. Average precision is the area under the precision-recall
-    curve of the picks given, as a sum over steps of recall: picks below the threshold are not there, so their recall
-    counts as lost.
+    names: tuple[str, ...]
+    """Base names of these micrographs."""
+    micrograph: np.ndarray
+    """Index of each pick's, shape (n,)."""
+    hit: np.ndarray
+    """Whether the pick found a position that no better one had, shape (n,)."""
+    merit: np.ndarray
+    """Shape (n,), falling."""
+    figure: np.ndarray
+    """Shape (n,); see :class:`Positions`."""
+    picked: np.ndarray
+    """Whether the pick is at or above the threshold, shape (n,)."""
+    offset_px: np.ndarray
+    """Distance of each hit from its position."""
+    positions: np.ndarray
+    """Number of positions in each micrograph."""
+    places: np.ndarray
+    """Number of places in each micrograph where a particle could be; NaN where its size is not known."""
+    elsewhere: int
+    """Picks in micrographs that the truth does not list: they are not judged."""
+    radius_px: float
+
+
+def match_picks(
+    picks: Positions, truth: Positions, radius_px: float, threshold: float | None = None
+) -> Matched:
+    """Match the picks of all micrographs.
 
     Parameters
     ----------
     picks, truth
-        Positions; the picks' merit ranks them.
+        Positions; the picks' merit ranks them. Only micrographs that the truth lists are judged.
     radius_px
-        Largest distance between a pick and its position.
+        Largest distance between a pick and its position. A second pick of a position is false.
+    threshold
+        Lowest figure that counts as picked; None: all count.
     """
-    names = sorted(truth.listed)
+    names = tuple(sorted(truth.listed))
     number = {name: i for i, name in enumerate(names)}
     judged = np.array([name in number for name in picks.micrograph], dtype=bool)
     order = np.flatnonzero(judged)[np.argsort(-picks.merit[judged], kind="stable")]
-    layer = np.array([number[name] for name in picks.micrograph[order]], dtype=np.float64)
-    of_truth = np.array([number[name] for name in truth.micrograph], dtype=np.float64)
+    layer = np.array([number[name] for name in picks.micrograph[order]], dtype=np.int64)
+    of_truth = np.array([number[name] for name in truth.micrograph], dtype=np.int64)
     apart = 4 * radius_px + 1  # a third axis keeps micrographs apart
     found = match(
         np.column_stack([picks.xy_px[order], layer * apart]),
@@ -83,34 +115,19 @@ def score_picks(picks: Positions, truth: Positions, radius_px: float) -> dict[st
         radius_px,
     )
     hit = found >= 0
-    n, m = len(order), len(of_truth)
-    true = np.cumsum(hit)
-    precision = true / np.arange(1, n + 1)
-    f1 = 2 * true / (np.arange(1, n + 1) + m)
-    each = _f1_each(layer, of_truth, hit, len(names))
-    offset = np.linalg.norm(picks.xy_px[order][hit] - truth.xy_px[found[hit]], axis=1)
-    return {
-        "micrographs": len(names),
-        "picks": n,
-        "picks_elsewhere": int((~judged).sum()),
-        "positions": m,
-        "true_picks": int(hit.sum()),
-        "radius_px": radius_px,
-        "precision": float(precision[-1]) if n else None,
-        "recall": float(true[-1] / m) if n and m else (0.0 if m else None),
-        "f1": float(f1[-1]) if n else (0.0 if m else None),
-        "f1_mean": float(np.mean(each)) if len(each) else None,
-        "f1_worst": float(np.min(each)) if len(each) else None,
-        "f1_best_threshold": float(f1.max()) if n else None,
-        "average_precision": float(precision[hit].sum() / m) if m else None,
-        "offset_median_px": float(np.median(offset)) if len(offset) else None,
-    }
-
-
-def _f1_each(layer: np.ndarray, of_truth: np.ndarray, hit: np.ndarray, n: int) -> np.ndarray:
-    """F1 of each micrograph that has picks or positions."""
-    picked = np.bincount(layer.astype(np.int64), minlength=n)
-    there = np.bincount(of_truth.astype(np.int64), minlength=n)
-    true = np.bincount(layer[hit].astype(np.int64), minlength=n)
-    some = picked + there > 0
-    return 2 * true[some] / (picked + there)[some]
+    figure = picks.merit if picks.figure is None else picks.figure
+    shapes = {**picks.shape_px, **truth.shape_px}
+    area = np.array([np.prod(shapes[name]) if name in shapes else np.nan for name in names], dtype=float)
+    return Matched(
+        names=names,
+        micrograph=layer,
+        hit=hit,
+        merit=picks.merit[order],
+        figure=figure[order],
+        picked=np.ones(len(order), bool) if threshold is None else figure[order] >= threshold,
+        offset_px=np.linalg.norm(picks.xy_px[order][hit] - truth.xy_px[found[hit]], axis=1),
+        positions=np.bincount(of_truth, minlength=len(names)),
+        places=np.floor(area / (np.pi * radius_px**2)),
+        elsewhere=int((~judged).sum()),
+        radius_px=radius_px,
+    )

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from emflow.io.star import write_star
 from emflow.pick.inputs import read_positions
-from emflow.pick.score import Positions, match, score_picks
+from emflow.pick.measures import score_picks
+from emflow.pick.score import Positions, match
 from emflow.step import EmflowError
 
 
