@@ -33,6 +33,7 @@ from denoising.measure import FIGURES, best_gaussian, filtered, gain, measure_of
 from emflow import __version__
 from emflow.denoise.inputs import GENERAL
 from emflow.io.mrc import read_mrc, write_mrc
+from emflow.io.star import read_star
 
 HERE = Path(__file__).parent
 TOPAZ = ("topaz unet", "topaz unet-small")
@@ -94,7 +95,9 @@ def denoised(
         ]
         words += ["--pixel-size-angstrom", str(pixel), "--device", "cpu", "--threads", "1"]
         cost = run([*words, *(["--weights", given.weights] if given.weights else [])], work / "log")
-        found = sorted((work / "images").glob("*.mrc"))
+        table = read_star(work / "out.star")["micrographs"]  # images are named by what they hold
+        made = dict(zip(table["rlnMicrographName"], table["emflowDenoisedName"], strict=True))
+        found = [Path(made[str(path)]) for path in names if str(path) in made]
     if len(found) != len(names):
         sys.exit(f"{method}: {len(found)} images of {len(names)}; see {work / 'log'}")
     return [read_mrc(path) for path in found], *cost
@@ -110,11 +113,15 @@ def start_of(method: str, given: argparse.Namespace, key: str) -> float:
     return float(json.loads(kept.read_text()))
 
 
+def key_of(method: str, given: argparse.Namespace) -> str:
+    """Name of a method's files; emflow's tells its weights."""
+    weights = hashlib.sha256(Path(given.weights or GENERAL).read_bytes()).hexdigest()[:12]
+    return method.replace(" ", "_") + (f"_{weights}" if method == "emflow" else "")
+
+
 def rows_of(method: str, name: str, seed: int, given: argparse.Namespace) -> list[Row]:
     """One row for each micrograph of a set and seed."""
-    key = method.replace(" ", "_")
-    if method == "emflow":
-        key += "_" + hashlib.sha256(Path(given.weights or GENERAL).read_bytes()).hexdigest()[:12]
+    key = key_of(method, given)
     kept = given.folder / "rows" / f"{key}_{name}_{seed}.json"
     if not kept.exists():
         if method in TOPAZ and not given.topaz:
@@ -129,6 +136,8 @@ def rows_of(method: str, name: str, seed: int, given: argparse.Namespace) -> lis
                 start = start_of(method, given, key)
                 work = given.folder / "work" / f"{key}_{name}_{seed}"
                 images, cpu, peak = denoised(method, images, pixel, work, given)
+                np.save(work.with_suffix(".npy"), images[0])  # for the picture
+                shutil.rmtree(work)
                 area = sum(image.size for image in images) - TINY_PX**2
                 cost = {"cpu_s_per_megapixel": (cpu - start) / area * 1e6, "peak_gb": peak}
             found = [measure(image) for measure, image in zip(measures, images, strict=True)]
@@ -166,10 +175,9 @@ def picture(path: Path, given: argparse.Namespace) -> None:
         low = filtered(scene.raw, gain(scene.raw.shape, kind.pixel, 40.0))
         shown = {"raw": scene.raw, "Gaussian 40 Å": low}
         for method in (TOPAZ[0], "emflow"):
-            found = sorted((given.folder / "work").glob(f"{method.replace(' ', '_')}_*{name}_1/*/*0*.mrc"))
-            found = [p for p in found if p.parent.name != "in"]
-            if found:
-                shown[method] = read_mrc(max(found, key=lambda p: p.stat().st_mtime))
+            kept = given.folder / "work" / f"{key_of(method, given)}_{name}_1.npy"
+            if kept.exists():
+                shown[method] = np.load(kept)
         shown["noise-free"] = scene.clean
         for axis, (title, image) in zip(row, shown.items(), strict=False):
             part = filtered(image, 1 - gain(image.shape, kind.pixel, 2000.0))[:640, :640]
