@@ -211,8 +211,8 @@ def _train(
 
 def _begin(cfg: DenoiseTrain, device: torch.device) -> tuple[UNet, Scale, str]:
     """First weights, the scale, and what the weights are: a checksum or scratch."""
-    if cfg.start == "general":
-        network, scale, model = load_model(None, device)
+    if cfg.start != "scratch":
+        network, scale, model = load_model(None if cfg.start == "general" else cfg.start, device)
         return network.requires_grad_(True), scale, model.sha256
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed)

@@ -10,8 +10,8 @@ class DenoiseTrain(SpecimenContrast, OpticsFacts):
 
     seed: int = Field(0, ge=0)
     """Seed of the first weights, the crops and the noise that is added."""
-    start: str = Field("general", pattern=r"^(general|scratch)$")
-    """Begin with the general model (fine-tune it), or from scratch."""
+    start: str = Field("general", min_length=1)
+    """Begin with the general model (fine-tune it), from scratch, or with a model's weights (path of a .safetensors)."""
     target: str = Field("auto", pattern=r"^(auto|halves|single|clean)$")
     """What is learned from: halves (even and odd sums), single (the micrograph alone, with noise added and taken
     away), clean (noise-free images of a simulated session, column emflowCleanName); auto takes halves where
@@ -27,7 +27,7 @@ class DenoiseTrain(SpecimenContrast, OpticsFacts):
     max_micrographs: int = Field(100, gt=0, le=10000)
     """Micrographs to learn from, spread evenly over the list; they are held in memory, at the working scale."""
     pixel_angstrom: float = Field(6.0, gt=0, le=50)
-    """Pixel of the scale that the network works at, in ångström; only from scratch, else the general model's."""
+    """Pixel of the scale that the network works at, in ångström; only from scratch, else the first model's."""
     widths: tuple[int, ...] = Field((16, 32, 48, 64), min_length=2, max_length=5)
     """Channels of the network at its finest scale and at each halving; only from scratch."""
 

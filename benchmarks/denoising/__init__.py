@@ -1,0 +1,1 @@
+"""Parts of the denoising benchmark: micrographs to judge by, frozen before anything was tuned, and measures."""
