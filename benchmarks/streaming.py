@@ -59,11 +59,11 @@ class Held:
         return self.values[rows, :count]
 
 
-def make(folder: Path, box: int, counts: list[int]) -> None:
-    """Stacks of noise with random poses, and one table per count."""
+def make(folder: Path, box: int, counts: list[int], different: int | None = None) -> None:
+    """Stacks of noise with random poses, and one table per count; of ``different`` images that come again and again."""
     random = np.random.default_rng(0)
     names = []
-    for shard in range(-(-max(counts) // SHARD)):
+    for shard in range(-(-(different or max(counts)) // SHARD)):
         path = folder / f"shard{shard:03d}.mrcs"
         names += [f"{image + 1:06d}@{path}" for image in range(SHARD)]
         if path.exists():
@@ -71,6 +71,7 @@ def make(folder: Path, box: int, counts: list[int]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = random.standard_normal((SHARD, box, box), dtype=np.float32)
         path.write_bytes(stack_header(SHARD, box, PIXEL) + pixels.tobytes())
+    names *= -(-max(counts) // len(names))
     optics = pd.DataFrame(
         {"rlnOpticsGroup": ["1"], "rlnImagePixelSize": [str(PIXEL)], "rlnImageSize": [str(box)],
          "rlnVoltage": ["300"], "rlnSphericalAberration": ["2.7"], "rlnAmplitudeContrast": ["0.07"]}

@@ -129,6 +129,8 @@ class HeldOut:
 
     mean: Tensor
     """a, (N, C)."""
+    covariance: Tensor
+    """(N, C, C)."""
     gain: Tensor
     """Log evidence with the first k components, less that with none: (N, K+1)."""
 
@@ -137,16 +139,17 @@ def judge_held_out(stack: Stack, rows: Tensor, grid: BasisGrid, table: Tensor, m
     """Latents and evidence of a half's images under the other half's model."""
     count = table.shape[1] // 2
     means = torch.zeros(len(rows), count, dtype=torch.float64)
+    covariances = torch.zeros(len(rows), count, count, dtype=torch.float64)
     gains = torch.zeros(len(rows), count, dtype=torch.float64)
 
     def judge(seen: Seen) -> None:
         for k in range(1, count + 1):
-            mean, _, evidence = seen.stats.posterior(model.contrast_variance, k)
+            mean, covariance, evidence = seen.stats.posterior(model.contrast_variance, k)
             gains[seen.place, k - 1] = evidence.cpu()
-        means[seen.place] = mean.cpu()
+        means[seen.place], covariances[seen.place] = mean.cpu(), covariance.cpu()
 
     statistics(stack, rows, table, grid, model, judge)
-    return HeldOut(means, gains - gains[:, :1])
+    return HeldOut(means, covariances, gains - gains[:, :1])
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from emflow.step import SpecimenSymmetry, StepConfig
 class HeterogeneityFit(SpecimenSymmetry):
     """Fit V(z) = V0 + Σ z_k V_k: a latent coordinate z per particle, in two independent halves."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     components: int = Field(8, ge=1, le=64)
     """Components tried, at most; the halves' agreement decides how many are kept."""
     resolution_angstrom: float | None = Field(None, gt=0, le=200)

@@ -26,7 +26,7 @@ from emflow.heterogeneity.agree import (
 )
 from emflow.heterogeneity.config import HeterogeneityFit
 from emflow.heterogeneity.model import Model, Seen, Stack, em_pass, maximise, renormalise, statistics
-from emflow.heterogeneity.prior import Mixture
+from emflow.heterogeneity.prior import Mixture, population_covariance
 from emflow.heterogeneity.rigid import rigid_fraction, rigid_motions
 
 log = logging.getLogger("emflow")
@@ -281,12 +281,13 @@ def _merge(
     tables = [grid.to_table(volumes) for volumes in aligned]
     shells = shell_agreement(grid, tables[0], tables[1])
     single = [apply_weights(grid, table, shells.single()) for table in tables]
-    gains, own, other = [], [], []
+    gains, own, other, spreads = [], [], [], []
     for half, rows in enumerate(halves):
         model = replace(stage.models[1 - half], noise=stage.models[half].noise)
         held_out = judge_held_out(stack, rows, grid, single[1 - half], model)
         gains.append(held_out.gain)
         other.append(held_out.mean[:, 1:])
+        spreads.append(population_covariance(held_out.mean, held_out.covariance))
         own.append(judge_held_out(stack, rows, grid, single[half], stage.models[half]).mean[:, 1:])
     evidence = weigh_evidence(
         torch.cat(gains), torch.cat(own), torch.cat(other), correlations(*aligned)[1:].cpu()
@@ -299,9 +300,15 @@ def _merge(
     seen = [grid.to_volumes(table)[1:] * inner for table in single]
     volumes[1:] *= local_weights(seen[0], seen[1], _WINDOW * grid.box / grid.band)
     volumes = volumes[chosen]
+    spread = ((spreads[0] + spreads[1]) / 2)[kept][:, kept]
+    root = torch.linalg.cholesky(spread).T.to(volumes)
+    volumes[1:] = torch.tensordot(root, volumes[1:], 1)
     variance = sum(model.contrast_variance for model in stage.models) / 2
     latent, covariance, contrast = _latents(stack, halves, grid, volumes, stage, variance)
-    volumes, latent, covariance = principal_axes(volumes, latent, covariance)
+    between = torch.cat(own) - torch.cat(other)  # the errors of two models; the mean of both has half of it
+    between = torch.linalg.solve(root.T.double().cpu(), between[:, kept].T)
+    error = between @ between.T / (4 * between.shape[1])
+    volumes, latent, covariance = principal_axes(volumes, latent, covariance, error)
     compared = [v[1:][kept] if bool(kept.any()) else v[1:] for v in aligned]
     return Fit(
         rebox(volumes, mask.shape[-1]),
@@ -344,13 +351,16 @@ def _latents(
     return means[:, 1:], covariances[:, 1:, 1:], means[:, 0]
 
 
-def principal_axes(volumes: Tensor, latent: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def principal_axes(
+    volumes: Tensor, latent: Tensor, covariance: Tensor, error: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Turn to principal coordinates of the volumes: uncorrelated, of deviation 1, by falling variance.
 
     What shifts and turns of the whole map explain counts for a tenth only, so that the marks of imprecise
     poses come last.
 
-    The population's covariance is that of the means plus the mean posterior covariance. Each component's
+    The population's covariance is that of the means plus the mean posterior covariance; the model's own ``error``
+    (K, K), which is in the means' already, comes on top of each image's posterior covariance. Each component's
     sign makes its sum of cubes positive, so that equal models look equal.
     """
     count = len(volumes) - 1
@@ -371,4 +381,4 @@ def principal_axes(volumes: Tensor, latent: Tensor, covariance: Tensor) -> tuple
     turn, components = turn * sign, components * sign[:, None]
     mean = flat[:1] + centre @ flat[1:]
     out = torch.cat([mean, components]).to(volumes).view_as(volumes)
-    return out, (latent - centre) @ turn, turn.T @ covariance @ turn
+    return out, (latent - centre) @ turn, turn.T @ (covariance + error) @ turn

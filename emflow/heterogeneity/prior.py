@@ -19,6 +19,8 @@ from torch import Tensor
 
 _LEAST_VARIANCE = 1e-2
 """Of a Gaussian, where the population's is 1: none shrinks to a point."""
+_LEAST_SPREAD = 1e-3
+"""Added to the variance of a coordinate that images say nothing of."""
 _FITTED = 20_000
 """Particles, at most, that the first guess is made from."""
 
@@ -129,6 +131,33 @@ class Census:
         mean = self.mean / total[:, None]
         spread = self.moment / total[:, None, None] - mean[:, :, None] * mean[:, None]
         return Mixture(total / total.sum(), mean, _floored(spread))
+
+
+def population_covariance(mean: Tensor, covariance: Tensor, turns: int = 30) -> Tensor:
+    """Covariance (K, K) of the Gaussian population of z that makes images likeliest.
+
+    Components that were found in noise come out smaller than they are, so that N(0, 1) draws their coordinates
+    too far to 0. An image's posterior under N(0, 1) holds all that it says about a = (contrast, z): from these,
+    expectation and maximisation find the population without looking at an image again.
+
+    Parameters
+    ----------
+    mean, covariance
+        Posteriors under N(0, 1) by a model that did not see the images, (N, K+1) and (N, K+1, K+1).
+    """
+    some = slice(None, None, max(1, -(-len(mean) // _FITTED)))
+    told = torch.linalg.inv(covariance[some])
+    right = (told @ mean[some, :, None])[..., 0]
+    spread = torch.eye(mean.shape[1] - 1).to(mean)
+    told[:, 1:, 1:] -= spread
+    for _ in range(turns):
+        prior = torch.zeros_like(told[0])
+        prior[1:, 1:] = torch.linalg.inv(spread)
+        factor = torch.linalg.cholesky(told + prior)
+        z = torch.cholesky_solve(right[..., None], factor)[:, 1:, 0]
+        inner = torch.cholesky_inverse(factor)[:, 1:, 1:].mean(0)
+        spread = z.T @ z / len(z) + inner + _LEAST_SPREAD * torch.eye(len(spread)).to(mean)
+    return spread
 
 
 def _floored(covariance: Tensor) -> Tensor:
