@@ -79,11 +79,24 @@ class HeterogeneitySelect(StepConfig):
     state: tuple[int, ...] = ()
     """States that are taken."""
     near: str = ""
-    """Point of latent space, numbers with commas between; the nearest particles are taken, of what the other criteria leave."""
+    """Point of latent space, numbers with commas between; the nearest particles of what the other criteria leave."""
     count: int = Field(1000, ge=1)
     """How many particles near the point."""
     density_above: float | None = Field(None, ge=0, lt=100)
     """Particles where the population is denser than about this percentage of all particles."""
+
+
+class HeterogeneityCheck(SpecimenSymmetry):
+    """Ask whether coordinates and states are real: in both halves, beyond chance, poses and contrast."""
+
+    images: int = Field(5000, ge=100)
+    """Images of each half, at most, that the checks look at, drawn at random."""
+    deviations: float = Field(4.0, gt=0, le=100)
+    """How far above chance, in its standard deviations, a coordinate or state must stand."""
+    minimum_particles: int = Field(50, ge=2)
+    """Of a state with fewer particles in a half nothing is said."""
+    seed: int = 0
+    """Seed of everything drawn at random."""
 
 
 STEPS: dict[str, type[StepConfig]] = {
@@ -91,4 +104,5 @@ STEPS: dict[str, type[StepConfig]] = {
     "analyze": HeterogeneityAnalyze,
     "decode": HeterogeneityDecode,
     "select": HeterogeneitySelect,
+    "check": HeterogeneityCheck,
 }

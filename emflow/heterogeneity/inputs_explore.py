@@ -15,7 +15,7 @@ from emflow.heterogeneity.decode import half_components, parse_point
 from emflow.heterogeneity.inputs import FittedFolder, read_metrics
 from emflow.io.mrc import read_mrc
 from emflow.io.particles import Particles, load_particles
-from emflow.io.star import floats, read_star, read_table
+from emflow.io.star import floats, integers, read_star, read_table
 from emflow.step import EmflowError
 
 SHORT = {"state": "emflowCluster", "contrast": "emflowContrast", "density": "emflowDensity"}
@@ -75,8 +75,8 @@ def _rows_of(path: Path) -> list[list[float]]:
     return [parse_point(",".join(line)) for line in lines]
 
 
-def read_half_volumes(folder: Path, found: FittedFolder) -> tuple[Tensor, Tensor]:
-    """Each half's V0 and components along the principal coordinates, unfiltered, (K+1, n, n, n)."""
+def read_half_axes(folder: Path, found: FittedFolder) -> tuple[Tensor, Tensor]:
+    """Each half's V0 and axes as the fit keeps them: common to both, unfiltered, (K+1, n, n, n)."""
     halves = []
     for side in (1, 2):
         paths = sorted((folder / "halves").glob(f"half{side}_axis_*.mrc"))
@@ -87,7 +87,37 @@ def read_half_volumes(folder: Path, found: FittedFolder) -> tuple[Tensor, Tensor
             )
         maps = [read_mrc(path) for path in (folder / "halves" / f"half{side}_mean.mrc", *paths)]
         halves.append(torch.from_numpy(np.stack(maps)))
-    return half_components(torch.from_numpy(found.volumes), *halves)
+    return halves[0], halves[1]
+
+
+def read_half_volumes(folder: Path, found: FittedFolder) -> tuple[Tensor, Tensor]:
+    """Each half's V0 and components along the principal coordinates, unfiltered, (K+1, n, n, n)."""
+    return half_components(torch.from_numpy(found.volumes), *read_half_axes(folder, found))
+
+
+def read_states(analysis: Path, particles: Particles) -> tuple[np.ndarray, np.ndarray]:
+    """State of each particle (0: of none), (N,), and the mean latent of each state, (S, K)."""
+    path = analysis / "latents.star"
+    table = read_table(path, "particles", "emflowParticleId", "emflowCluster")
+    state = integers(table, "emflowCluster")
+    place = dict(zip(table["emflowParticleId"], state, strict=True))
+    names = particles.table["emflowParticleId"]
+    missing = sorted(place.keys() - set(names))
+    if missing:
+        raise EmflowError(
+            f"{path}: names the particle {missing[0]}, which the fit lacks; give an analysis of this fit."
+        )
+    latent = np.stack([floats(table, name) for name in latent_columns(table)], 1)
+    centres = np.stack([latent[state == s].mean(0) for s in range(1, int(state.max()) + 1)])
+    return np.array([place.get(name, 0) for name in names], dtype=np.int64), centres
+
+
+def read_mask_file(path: Path, box: int) -> np.ndarray:
+    """A mask (box, box, box), values 0…1."""
+    values = read_mrc(path)
+    if values.shape != (box,) * 3 or float(values.min()) < -1e-3 or float(values.max()) > 1.001:
+        raise EmflowError(f"{path}: expected a mask of {box}³ voxels with values between 0 and 1.")
+    return values
 
 
 def band_of_fit(folder: Path, found: FittedFolder) -> float:
