@@ -95,6 +95,9 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "fit": "Fit a mean map and components, and a latent coordinate per particle, in two halves.",
             "analyze": "Find states in the latents; write their particles and volumes along the coordinates.",
+            "check": "Ask whether coordinates and states are real: in both halves, beyond chance and poses.",
+            "decode": "Decode volumes at given coordinates, each with its local confidence.",
+            "select": "Select particles by a condition, a state, nearness to a point, or density.",
         },
     ),
     "validate": (

@@ -9,6 +9,8 @@ import torch
 
 from emflow.device import prepare
 from emflow.heterogeneity.analyze import along_coordinate, find_states
+from emflow.heterogeneity.command_check import check
+from emflow.heterogeneity.command_explore import decode, select
 from emflow.heterogeneity.config import HeterogeneityAnalyze, HeterogeneityFit
 from emflow.heterogeneity.fit import fit_model
 from emflow.heterogeneity.inputs import finest_band, fit_key, open_stack, read_fit, read_mask, read_posed
@@ -27,6 +29,8 @@ from emflow.io.kept import Kept, Made
 from emflow.io.record import Record, lineage_of
 from emflow.io.scratch import scratch_file
 from emflow.step import Run
+
+__all__ = ["analyze", "check", "decode", "fit", "select"]
 
 log = logging.getLogger("emflow")
 

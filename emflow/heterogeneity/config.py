@@ -58,4 +58,51 @@ class HeterogeneityAnalyze(SpecimenSymmetry):
     """Seed of the clustering's starts."""
 
 
-STEPS: dict[str, type[StepConfig]] = {"fit": HeterogeneityFit, "analyze": HeterogeneityAnalyze}
+class HeterogeneityDecode(StepConfig):
+    """Decode volumes at given coordinates, each with its local confidence."""
+
+    values: tuple[str, ...] = ()
+    """Points, each as numbers with commas between: 0.5,-1. The coordinates left out are those of the particles nearby."""
+    extrapolate: bool = False
+    """Decode points that lie far from all particles too; otherwise they are refused."""
+    reach: float = Field(1.5, gt=0)
+    """A point is far if its neighbours are farther than this many times what 99 of 100 particles have."""
+    half_volumes: bool = False
+    """Write each half's own, unfiltered volume too, for validate local."""
+
+
+class HeterogeneitySelect(StepConfig):
+    """Select particles by a condition over columns, a state, nearness to a point, or density."""
+
+    where: str = ""
+    """Condition over columns, such as "z1 > 0.5 and state == 2"; z1 … are the coordinates."""
+    state: tuple[int, ...] = ()
+    """States that are taken."""
+    near: str = ""
+    """Point of latent space, numbers with commas between; the nearest particles of what the other criteria leave."""
+    count: int = Field(1000, ge=1)
+    """How many particles near the point."""
+    density_above: float | None = Field(None, ge=0, lt=100)
+    """Particles where the population is denser than about this percentage of all particles."""
+
+
+class HeterogeneityCheck(SpecimenSymmetry):
+    """Ask whether coordinates and states are real: in both halves, beyond chance, poses and contrast."""
+
+    images: int = Field(5000, ge=100)
+    """Images of each half, at most, that the checks look at, drawn at random."""
+    deviations: float = Field(4.0, gt=0, le=100)
+    """How far above chance, in its standard deviations, a coordinate or state must stand."""
+    minimum_particles: int = Field(50, ge=2)
+    """Of a state with fewer particles in a half nothing is said."""
+    seed: int = 0
+    """Seed of everything drawn at random."""
+
+
+STEPS: dict[str, type[StepConfig]] = {
+    "fit": HeterogeneityFit,
+    "analyze": HeterogeneityAnalyze,
+    "decode": HeterogeneityDecode,
+    "select": HeterogeneitySelect,
+    "check": HeterogeneityCheck,
+}

@@ -1,0 +1,92 @@
+"""What decode, select and traverse write."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from emflow.figure import png_bytes
+from emflow.heterogeneity.decode import Decoded
+from emflow.heterogeneity.figures import draw_volumes
+from emflow.heterogeneity.inputs_explore import Selectable
+from emflow.heterogeneity.select import Selection, judge_selection
+from emflow.io.atomic import write_bytes
+from emflow.io.mrc import write_mrc
+from emflow.io.record import verdict, write_metrics
+from emflow.io.star import write_star
+from emflow.step import Judgement
+
+_SHOWN = 10
+"""Volumes in the picture."""
+
+
+def clear_volumes(out: Path) -> None:
+    """Remove the volumes of an earlier run; fewer may come now."""
+    for pattern in ("volume_*.mrc", "figures/volumes.png"):
+        for path in out.glob(pattern):
+            path.unlink()
+
+
+class VolumeFolder:
+    """A folder of decoded volumes, written one at a time."""
+
+    def __init__(self, out: Path, voxel_angstrom: float, half_volumes: bool) -> None:
+        self._out, self._voxel, self._half_volumes = out, voxel_angstrom, half_volumes
+        self._rows: list[dict[str, float | str]] = []
+        self._views: list[np.ndarray] = []
+
+    def add(self, point: np.ndarray, far: float, decoded: Decoded) -> None:
+        """Write one volume with its confidence."""
+        name = f"volume_{len(self._rows) + 1:03d}"
+        volume = decoded.volume.cpu().numpy()
+        write_mrc(self._out / f"{name}.mrc", volume, self._voxel)
+        write_mrc(self._out / f"{name}_confidence.mrc", decoded.confidence.cpu().numpy(), self._voxel)
+        if self._half_volumes:
+            for side, half in enumerate(decoded.halves, start=1):
+                write_mrc(self._out / f"{name}_half{side}.mrc", half.cpu().numpy(), self._voxel)
+        found = decoded.resolution_angstrom
+        self._rows.append(
+            {
+                "emflowVolume": f"{name}.mrc",
+                **{f"emflowLatent{k + 1}": float(value) for k, value in enumerate(point)},
+                "emflowDistance": far,
+                "emflowChangeResolution": "None" if found is None else found,
+                "emflowConfidence": decoded.agreed,
+            }
+        )
+        if len(self._views) < _SHOWN:
+            self._views.append(volume)
+
+    def finish(self) -> None:
+        """Write the table of the volumes, and a picture of the first ones."""
+        drawn = draw_volumes([self._views], ["volumes"])
+        write_bytes(self._out / "figures" / "volumes.png", png_bytes(drawn))
+        table = pd.DataFrame(self._rows)
+        write_metrics(
+            self._out / "metrics.json",
+            {
+                "volumes": len(table),
+                "distance_max": float(table["emflowDistance"].max()),
+                "confidence_min": float(table["emflowConfidence"].min()),
+                "confidence_mean": float(table["emflowConfidence"].mean()),
+            },
+        )
+        write_star(self._out / "volumes.star", {"volumes": table})
+
+
+def write_selection(out: Path, source: Path, found: Selectable, chosen: Selection) -> Judgement:
+    """Write the selected rows with all their columns, and beside them what was selected (.json)."""
+    told = judge_selection(chosen.rows, found.half)
+    beside = {
+        "latents": str(source),
+        "particles": len(chosen.rows),
+        "selected": int(chosen.rows.sum()),
+        "left_after": chosen.left,
+        "verdict": verdict(*told),
+    }
+    write_bytes(out.with_suffix(".json"), (json.dumps(beside, indent=1) + "\n").encode())
+    write_star(out, {"optics": found.particles.optics, "particles": found.particles.table[chosen.rows]})
+    return told
