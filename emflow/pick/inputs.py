@@ -71,6 +71,14 @@ def sizes_of(names: Iterable[str]) -> dict[str, tuple[int, int]]:
     return found
 
 
+def is_dark(images: Micrographs, row: int, contrast: str) -> bool:
+    """Whether protein is dark: as set, or as the session found out."""
+    if contrast != "auto":
+        return contrast == "dark"
+    found = str(images.table["emflowContrast"].iloc[row]) if "emflowContrast" in images.table else "dark"
+    return found != "bright"
+
+
 def read_sizes(micrographs: Path) -> dict[str, tuple[int, int]]:
     """Height and width of the micrographs of a table, folder or glob, by base name."""
     if micrographs.suffix == ".star":
