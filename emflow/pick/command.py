@@ -21,14 +21,14 @@ from emflow.io.star import write_star
 from emflow.pick.apply import Picks, pick_micrograph, require_diameter
 from emflow.pick.apply_labels import pick_learned
 from emflow.pick.command_learn import train
-from emflow.pick.command_tools import export, score
+from emflow.pick.command_tools import consensus, export, score
 from emflow.pick.config import PickApply, PickImport
 from emflow.pick.inputs import is_dark, read_intermediate, require_denoised
 from emflow.pick.inputs_learn import load_picker
 from emflow.pick.outputs import as_result, pick_tables, write_mask
 from emflow.step import EmflowError, OutOfMemory, Run
 
-__all__ = ["apply", "export", "import_", "score", "train"]
+__all__ = ["apply", "consensus", "export", "import_", "score", "train"]
 
 log = logging.getLogger("emflow")
 

@@ -109,7 +109,7 @@ def _verdicts(metrics: dict[str, float | int | None]) -> list[dict[str, str]]:
         verdict(
             "Are there enough labels?",
             "pass" if labels >= FEW_LABELS else "warn",
-            f"{labels} labels; nothing can be surer than {1 - 1 / (labels + 2):.2f}",
+            f"{labels} labels were used",
             "" if labels >= FEW_LABELS else "Label more particles: 50 are better.",
         ),
         verdict(

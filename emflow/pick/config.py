@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from emflow.pick.config_tools import PickExport, PickScore, PickTrain
+from emflow.pick.config_tools import PickConsensus, PickExport, PickScore, PickTrain
 from emflow.step import OpticsFacts, SpecimenContrast, SpecimenSize, StepConfig
 
 
@@ -49,6 +49,7 @@ class PickImport(OpticsFacts):
 STEPS: dict[str, type[StepConfig]] = {
     "apply": PickApply,
     "import": PickImport,
+    "consensus": PickConsensus,
     "export": PickExport,
     "score": PickScore,
     "train": PickTrain,

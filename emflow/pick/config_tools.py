@@ -50,3 +50,12 @@ class PickTrain(OpticsFacts, SpecimenSize, SpecimenContrast):
     """Most micrographs that are learned from: those with most labels, then others, spread over the table."""
     mask_contamination: bool = True
     """Leave out carbon edges, ice and aggregates, as pick.apply does."""
+
+
+class PickConsensus(StepConfig):
+    """Join the picks of several pickers, and say from their agreement how likely each is."""
+
+    distance_px: float | None = Field(None, gt=0, le=10000)
+    """Farthest that picks of one particle are apart, in pixels; must be given. A third of the diameter is usual."""
+    min_probability: float = Field(0.5, ge=0, le=1)
+    """Lowest probability that is written."""

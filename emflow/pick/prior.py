@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import isotonic_regression
 
+SUREST = 0.99
+"""Highest probability: a few hundred labels tell no more."""
 BIN_LABELS = 3
 """Labels in a bin of scores; neighbouring bins are pooled as far as needed."""
 DOUBT = 0.1
@@ -64,7 +66,7 @@ def calibrate(peaks: np.ndarray, labels: np.ndarray) -> Calibration:
 
     By Bayes' rule it is α·f_p(s)/f(s): the part of particles α (:func:`part_of_particles`), the density of labels and
     that of all peaks. Both are counted in bins that hold three labels each, and their ratio is made not to fall with
-    the score (weighted isotonic regression). With m labels nothing is surer than 1 − 1/(m + 2).
+    the score (weighted isotonic regression). Nothing is surer than ``SUREST``.
 
     Parameters
     ----------
@@ -84,9 +86,12 @@ def calibrate(peaks: np.ndarray, labels: np.ndarray) -> Calibration:
     finite = np.isfinite(labels)
     middle = [float(np.median(labels[finite & (of_labels == index)])) for index in np.flatnonzero(some)]
     ratio = part * len(peaks) * shares[some] / count[some]
-    fitted = isotonic_regression(ratio, weights=count[some], increasing=True).x
-    surest = 1 - 1 / (len(labels) + 2)
-    return Calibration(tuple(middle), tuple(np.clip(fitted, 0.0, surest).tolist()), part)
+    fitted = isotonic_regression(ratio, weights=count[some], increasing=True).x[::-1]
+    # more labels than peaks above a score is luck: what is too many counts among the next
+    above = np.cumsum(count[some][::-1])
+    particles = np.minimum(SUREST * above, np.cumsum(fitted * count[some][::-1]))
+    chances = np.minimum.accumulate(np.diff(particles, prepend=0.0) / count[some][::-1])
+    return Calibration(tuple(middle), tuple(chances[::-1].tolist()), part)
 
 
 def count_taken(chance: np.ndarray, rate: float, least: float) -> int:

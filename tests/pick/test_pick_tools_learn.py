@@ -46,14 +46,14 @@ def test_nothing_is_said_to_be_a_particle_without_evidence() -> None:
     assert count_taken(calibrate(peaks, np.full(20, -np.inf)).probability(peaks), 0.05, 0.0) == 0
 
 
-def test_probabilities_are_what_they_say_and_no_surer_than_labels_allow() -> None:
+def test_probabilities_are_what_they_say_and_never_quite_sure() -> None:
     gaps, rates = [], []
     for seed in range(10):
         scores, particle, labels = peaks_and_labels(0.4, 200, 3.0, seed)
         chance = calibrate(scores, labels).probability(scores)
         order = np.argsort(-scores)
         assert (np.diff(chance[order]) <= 0).all()
-        assert chance.max() <= 1 - 1 / 202
+        assert chance.max() <= 0.99 + 1e-9
         index = np.minimum((chance * 5).astype(int), 4)
         count = np.bincount(index, minlength=5)
         gap = np.bincount(index, weights=chance - particle, minlength=5)
