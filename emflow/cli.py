@@ -58,6 +58,8 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "apply": "Pick particles in each micrograph.",
             "import": "Take somebody's coordinates, matched by micrograph name.",
+            "train": "Learn to pick from some labelled particles.",
+            "consensus": "Join the picks of several pickers.",
             "export": "Write picks for RELION, EMAN, Topaz or a spreadsheet.",
             "score": "Compare picks with known positions: confusion matrix, precision, recall, curves.",
         },

@@ -15,17 +15,20 @@ from emflow.io.freed import free_images
 from emflow.io.image import read_image
 from emflow.io.imported import read_imported_picks
 from emflow.io.journal import Journal, result_key
-from emflow.io.micrographs import Micrographs, for_each, load_micrographs
+from emflow.io.micrographs import for_each, load_micrographs
 from emflow.io.record import Record
 from emflow.io.star import write_star
 from emflow.pick.apply import Picks, pick_micrograph, require_diameter
-from emflow.pick.command_tools import export, score
+from emflow.pick.apply_labels import pick_learned
+from emflow.pick.command_learn import train
+from emflow.pick.command_tools import consensus, export, score
 from emflow.pick.config import PickApply, PickImport
-from emflow.pick.inputs import read_intermediate, require_denoised
+from emflow.pick.inputs import is_dark, read_intermediate, require_denoised
+from emflow.pick.inputs_learn import load_picker
 from emflow.pick.outputs import as_result, pick_tables, write_mask
 from emflow.step import EmflowError, OutOfMemory, Run
 
-__all__ = ["apply", "export", "import_", "score"]
+__all__ = ["apply", "consensus", "export", "import_", "score", "train"]
 
 log = logging.getLogger("emflow")
 
@@ -57,6 +60,9 @@ def apply(
     """
     device = devices.prepare(run, gpu=False)
     images = load_micrographs(micrographs, cfg)
+    picker = load_picker(cfg.weights, device) if cfg.weights else None
+    if picker and cfg.diameter_angstrom is None:
+        cfg = cfg.model_copy(update={"diameter_angstrom": picker.diameter_angstrom})
     if len(images):
         require_diameter(cfg)
     masks, rows = out.parent / "masks", range(len(images))
@@ -74,11 +80,15 @@ def apply(
             raise EmflowError(f"{images.name(row)}: its pixel size is not known.")
 
         def pick(pixels: torch.Tensor) -> Picks:
-            dark = _dark(images, row, cfg)
+            dark = is_dark(images, row, cfg.contrast)
+
+            def found() -> Picks:
+                if picker:
+                    return pick_learned(pixels, pixel_size, dark, cfg, picker)
+                return pick_micrograph(pixels, pixel_size, dark, cfg)
+
             # one image at a time: where that does not fit, it is said so, and not laid to the image
-            return in_batches(lambda _: pick_micrograph(pixels, pixel_size, dark, cfg), 1, 1, "micrographs")[
-                0
-            ]
+            return in_batches(lambda _: found(), 1, 1, "micrographs")[0]
 
         try:
             picks = pick(pixels)
@@ -101,10 +111,10 @@ def apply(
             images.identity(row),
             images.facts(row),
             digest,
-            _dark(images, row, cfg),
+            is_dark(images, row, cfg.contrast),
             denoised,
         )
-        return result_key(cfg, *parts)
+        return result_key(cfg, *parts, *([picker.sha256] if picker else []))
 
     with Record("pick.apply", cfg, run, inputs=[micrographs]) as record:
         if cfg.contrast == "auto" and "emflowContrast" not in images.table:
@@ -149,11 +159,3 @@ def import_(
         tables = read_imported_picks(picks, images)
         write_star(out, {"optics": images.optics, **tables})
         record.notes = {name: len(table) for name, table in tables.items()}
-
-
-def _dark(images: Micrographs, row: int, cfg: PickApply) -> bool:
-    """Whether protein is dark: as set, or as the session found out."""
-    if cfg.contrast != "auto":
-        return cfg.contrast == "dark"
-    found = str(images.table["emflowContrast"].iloc[row]) if "emflowContrast" in images.table else "dark"
-    return found != "bright"

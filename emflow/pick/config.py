@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from emflow.pick.config_tools import PickExport, PickScore
+from emflow.pick.config_tools import PickConsensus, PickExport, PickScore, PickTrain
 from emflow.step import OpticsFacts, SpecimenContrast, SpecimenSize, StepConfig
 
 
@@ -38,6 +38,8 @@ class PickApply(OpticsFacts, SpecimenSize, SpecimenContrast):
     score_spread: float = Field(2.0, gt=1, le=1000)
     """Picks whose score differs from the micrograph's median by more than this factor are left out: above it
     is contamination, below it are fragments and overlaps."""
+    weights: str | None = None
+    """Model of `pick train` (model.safetensors or its folder) to pick with, in place of the template."""
 
 
 class PickImport(OpticsFacts):
@@ -47,6 +49,8 @@ class PickImport(OpticsFacts):
 STEPS: dict[str, type[StepConfig]] = {
     "apply": PickApply,
     "import": PickImport,
+    "consensus": PickConsensus,
     "export": PickExport,
     "score": PickScore,
+    "train": PickTrain,
 }
