@@ -3,8 +3,9 @@
     python -m emflow.denoise.weights.make_general FOLDER
 
 simulates the sessions of :data:`FIRST` and :data:`SECOND` below FOLDER (what is there is kept), trains on the
-first into FOLDER/first and goes on from there on the second, which are wider, into FOLDER/model. It writes
-``general.safetensors`` with its manifest to FOLDER, from where the two are copied here by hand. About 25 CPU-minutes.
+first into FOLDER/first, goes on from there on the second, which are wider, into FOLDER/second, and once more on those
+with the responses of detectors, into FOLDER/model. It writes ``general.safetensors`` with its manifest to FOLDER, from
+where the two are copied here by hand. About 25 CPU-minutes.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ _COMMON = (
     *("--target", "clean", "--contrast", "dark", "--max-micrographs", "1000"),
     *("--batch", "6", "--crop-px", "128"),
 )
-_FIRST = ("--start", "scratch", "--steps", "2000", "--learning-rate", "2e-3", "--seed", "1")
+_FIRST = ("--steps", "2000", "--learning-rate", "2e-3", "--seed", "1")
 _SECOND = ("--steps", "1500", "--learning-rate", "1e-3", "--seed", "2")
+_THIRD = ("--steps", "1800", "--learning-rate", "1e-3", "--seed", "3", "--response-px", "0.8")
 
 
 def session_flags(index: int) -> list[str]:
@@ -92,16 +94,18 @@ def main(folder: Path) -> None:
         out = folder / f"session_{index:03d}"
         if not (out / "truth" / "facts.json").exists():
             _run("simulate", "session", str(out), *session_flags(index))
-    for name, sessions, how in (("first", FIRST, _FIRST), ("model", SECOND, _second(folder))):
+    begin = "scratch"
+    for name, sessions, how in (
+        ("first", FIRST, _FIRST),
+        ("second", SECOND, _SECOND),
+        ("model", SECOND, _THIRD),
+    ):
         table = folder / f"{name}.star"
         table.write_text(table_of([folder / f"session_{index:03d}" for index in sessions]), encoding="utf-8")
         if not (folder / name / "model.json").exists():
-            _run("denoise", "train", str(table), str(folder / name), *_COMMON, *how)
+            _run("denoise", "train", str(table), str(folder / name), "--start", begin, *_COMMON, *how)
+        begin = str(folder / name / "model.safetensors")
     ship(folder / "model", folder)
-
-
-def _second(folder: Path) -> tuple[str, ...]:
-    return ("--start", str(folder / "first" / "model.safetensors"), *_SECOND)
 
 
 def ship(model: Path, folder: Path) -> None:
