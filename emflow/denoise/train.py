@@ -90,12 +90,12 @@ def pair_of(
     noise = sample.noise * torch.randn(size, size, generator=rng).to(part)
     added = float(torch.rand(1, generator=rng))
     norm = math.sqrt(1 + (added * sample.noise) ** 2)
-    first, second = (part[0] + added * noise) / norm, part[1] / norm
+    pair = torch.stack([part[0] + added * noise, part[1]]) / norm
     if response_px and float(torch.rand(1, generator=rng)) < 0.5:
         blur = response_px * float(torch.rand(1, generator=rng))
-        blurred = _blurred(torch.stack([first, second]), blur)
-        first, second = blurred * (first.norm() / blurred[0].norm().clamp(min=1e-12))
-    return first, second
+        blurred = _blurred(pair, blur)
+        pair = blurred * (pair[0].norm() / blurred[0].norm().clamp(min=1e-12))
+    return pair[0], pair[1]
 
 
 def _blurred(images: Tensor, sigma_px: float) -> Tensor:
