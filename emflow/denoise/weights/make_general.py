@@ -3,9 +3,8 @@
     python -m emflow.denoise.weights.make_general FOLDER
 
 simulates the sessions of :data:`FIRST` and :data:`SECOND` below FOLDER (what is there is kept), trains on the
-first into FOLDER/first, goes on from there on the second, which are wider, into FOLDER/second, and once more on those
-with the responses of detectors, into FOLDER/model. It writes ``general.safetensors`` with its manifest to FOLDER, from
-where the two are copied here by hand. About 25 CPU-minutes.
+first into FOLDER/first and goes on from there on the second, which are wider, into FOLDER/model. It writes
+``general.safetensors`` with its manifest to FOLDER, from where the two are copied here by hand. About 25 CPU-minutes.
 """
 
 from __future__ import annotations
@@ -31,7 +30,6 @@ _COMMON = (
 )
 _FIRST = ("--steps", "2000", "--learning-rate", "2e-3", "--seed", "1")
 _SECOND = ("--steps", "1500", "--learning-rate", "1e-3", "--seed", "2")
-_THIRD = ("--steps", "1800", "--learning-rate", "1e-3", "--seed", "3", "--response-px", "0.8")
 
 
 def session_flags(index: int) -> list[str]:
@@ -97,8 +95,7 @@ def main(folder: Path) -> None:
     begin = "scratch"
     for name, sessions, how in (
         ("first", FIRST, _FIRST),
-        ("second", SECOND, _SECOND),
-        ("model", SECOND, _THIRD),
+        ("model", SECOND, _SECOND),
     ):
         table = folder / f"{name}.star"
         table.write_text(table_of([folder / f"session_{index:03d}" for index in sessions]), encoding="utf-8")
