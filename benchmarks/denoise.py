@@ -109,7 +109,7 @@ def start_of(method: str, given: argparse.Namespace, key: str) -> float:
     if not kept.exists():
         tiny = np.random.default_rng(0).normal(size=(TINY_PX, TINY_PX)).astype(np.float32)
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(denoised(method, [tiny], 3.0, given.folder / "work", given)[1]))
+        kept.write_text(json.dumps(denoised(method, [tiny], 3.0, given.folder / "work" / "start", given)[1]))
     return float(json.loads(kept.read_text()))
 
 

@@ -51,6 +51,7 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "train": "Train a model on half sums, or on the micrographs alone.",
             "apply": "Denoise each micrograph with the general model or your own.",
+            "check": "Ask independent data what of the denoised micrographs they bear out.",
         },
     ),
     "pick": (

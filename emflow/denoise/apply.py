@@ -8,8 +8,13 @@ import torch
 from torch import Tensor
 
 from emflow.denoise.scale import Scale, to_scale
+from emflow.device import generator
 from emflow.nn.tiles import run_tiled
 from emflow.nn.unet import UNet
+
+NOTHING = 2.0
+"""Times what the network makes of noise, below which a micrograph shows no signal."""
+_NOISE_PX = 1024
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,9 @@ def denoise(
     image: Tensor, pixel_size_angstrom: float, network: UNet, scale: Scale, tile_px: int, bright: bool
 ) -> Denoised:
     """Denoise one micrograph: resample, normalise once, run the network, undo both.
+
+    Where the network makes no more of it than of noise, what is returned is the image itself, at the working scale and
+    as weak as that: what a network makes of noise is sparse, and looks more like particles than noise does.
 
     Parameters
     ----------
@@ -47,4 +55,14 @@ def denoise(
     scaled = to_scale(image, pixel_size_angstrom, scale)
     sign = -1.0 if bright else 1.0
     z = sign * run_tiled(network, sign * scaled.z, tile_px)
-    return Denoised(scaled.restore(z), float(z.var() / scaled.z.var()))
+    kept = float(z.var() / scaled.z.var())
+    if kept < NOTHING * scale.noise_variance:
+        z = scaled.z * kept**0.5
+    return Denoised(scaled.restore(z), kept)
+
+
+@torch.no_grad()
+def noise_variance(network: UNet, device: torch.device) -> float:
+    """Variance of what a network makes of white noise of variance 1."""
+    noise = torch.randn(1, 1, _NOISE_PX, _NOISE_PX, generator=generator(0, 34)).to(device)
+    return float(run_tiled(network, noise[0, 0]).var())

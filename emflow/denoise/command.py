@@ -7,13 +7,15 @@ import logging
 import shlex
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from emflow import device as devices
-from emflow.denoise.apply import denoise
+from emflow.denoise.apply import denoise, noise_variance
+from emflow.denoise.command_check import check
 from emflow.denoise.config import DenoiseApply, DenoiseTrain
 from emflow.denoise.inputs import (
     chosen_examples,
@@ -39,6 +41,8 @@ from emflow.nn.ranks import Ranks, joined, launch, wanted
 from emflow.nn.unet import UNet, on_device
 from emflow.nn.weights import CheckpointFile, write_model
 from emflow.step import EmflowError, Run
+
+__all__ = ["apply", "check", "train"]
 
 log = logging.getLogger("emflow")
 
@@ -181,7 +185,9 @@ def _train(
         cpu_s = ranks.total(time.process_time())
         if not ranks.first:
             return
-        gain = held_out_gain(outcome.network, unseen, cfg, device)
+        trained = outcome.network
+        assert isinstance(trained, UNet)
+        gain = held_out_gain(trained, unseen, cfg, device)
         metrics = training_metrics(outcome.losses, gain, len(learned), len(unseen))
         write_metrics(out / "metrics.json", metrics)
         write_verdicts(out / "verdicts.json", training_verdicts(gain))
@@ -190,12 +196,12 @@ def _train(
         write_star(out / "micrographs.star", {"optics": chosen.optics, "micrographs": table})
         write_model(
             out / "model.safetensors",
-            outcome.network.state_dict(),
+            trained.state_dict(),
             {"kind": "unet", "widths": list(network.widths)},
             licence="not stated",
             recipe=[shlex.join(["emflow", *sys.argv[1:]])],
             facts={
-                "scale": {name: getattr(scale, name) for name in Scale.__dataclass_fields__},
+                "scale": asdict(scale) | {"noise_variance": noise_variance(trained, device)},
                 "learned_from": learn_from,
                 "begun_from": begun_from,
                 "settings": cfg.model_dump(mode="json"),

@@ -87,7 +87,7 @@ def what_is_learned_from(micrographs: Micrographs, target: str) -> str:
     EmflowError
         If the table lacks the images that are asked for.
     """
-    with_halves = sum(_halves_of(micrographs, row) is not None for row in range(len(micrographs)))
+    with_halves = sum(halves_of(micrographs, row) is not None for row in range(len(micrographs)))
     if target == "auto":
         return "halves" if with_halves else "single"
     if target == "halves" and not with_halves:
@@ -103,7 +103,8 @@ def what_is_learned_from(micrographs: Micrographs, target: str) -> str:
     return target
 
 
-def _halves_of(micrographs: Micrographs, row: int) -> tuple[str, str] | None:
+def halves_of(micrographs: Micrographs, row: int) -> tuple[str, str] | None:
+    """Paths of a micrograph's even and odd sums; None where it has none."""
     if not set(_HALVES) <= set(micrographs.table.columns):
         return None
     even, odd = (str(micrographs.table[name].iloc[row]) for name in _HALVES)
@@ -118,16 +119,17 @@ def read_sample(
     assert pixel is not None
     sign = -1.0 if is_bright(micrographs, row, cfg.contrast) else 1.0
     if learn_from == "halves":
-        halves = _halves_of(micrographs, row)
+        halves = halves_of(micrographs, row)
         if halves is None:
             return None
-        return sample_of_halves(_read(halves[0]), _read(halves[1]), pixel, scale, sign)
-    image = _read(micrographs.name(row))
+        return sample_of_halves(read_tensor(halves[0]), read_tensor(halves[1]), pixel, scale, sign)
+    image = read_tensor(micrographs.name(row))
     if learn_from == "single":
         return sample_of_one(image, pixel, scale, sign)
-    clean = _read(str(micrographs.table[_CLEAN].iloc[row]))
+    clean = read_tensor(str(micrographs.table[_CLEAN].iloc[row]))
     return sample_of_clean(image, clean, pixel, scale, sign)
 
 
-def _read(name: str) -> Tensor:
+def read_tensor(name: str) -> Tensor:
+    """Read an image (H, W), float32."""
     return torch.from_numpy(read_image(name))

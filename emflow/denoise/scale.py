@@ -29,12 +29,15 @@ class Scale:
     """Deviation of the Gaussian whose local mean is taken away."""
     deviation_angstrom: float = 500.0
     """Deviation of the Gaussian over which the local deviation is measured."""
+    noise_variance: float = 0.0
+    """Variance of what the network makes of white noise of variance 1; what is no more than that is no signal."""
 
     @classmethod
     def of(cls, facts: dict[str, Any]) -> Scale:
         """Read a model's scale from what its manifest says."""
         try:
-            return cls(**{name: float(facts["scale"][name]) for name in cls.__dataclass_fields__})
+            told = {"noise_variance": 0.0, **facts["scale"]}
+            return cls(**{name: float(told[name]) for name in cls.__dataclass_fields__})
         except (KeyError, TypeError, ValueError):
             raise EmflowError(
                 "The model's manifest tells no scale (pixel_angstrom, background_angstrom, deviation_angstrom "

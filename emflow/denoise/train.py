@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from emflow.denoise.config import DenoiseTrain
+from emflow.denoise.noise import deviation_of, draw_noise, noise_spectrum, white_noise
 from emflow.denoise.scale import Scale, Scaled, to_scale
 from emflow.device import generator
 from emflow.em.batches import in_batches
@@ -20,7 +22,6 @@ from emflow.nn.train import Checkpoint, Outcome, Plan, train
 SPLIT = 0.7
 """Noise added to a single image, in its own noise's deviations; the target has 1/SPLIT of it taken away."""
 _FLOOR = 0.1  # signal variance below which a micrograph's weight in the loss grows no more
-_WHITE_BAND = (0.75, 0.95)  # of the Nyquist frequency: where a micrograph's noise is measured
 _HELD_OUT_CROPS = 64
 
 
@@ -32,9 +33,11 @@ class Sample:
     kind: str
     """halves: two images of independent noise; single: the image twice; clean: the image and its truth."""
     noise: float
-    """Deviation of the white noise in the first image (1 is all of it)."""
+    """Deviation of the noise in the first image (1 is all of it)."""
     weight: float
     """In the loss: 1/(signal variance + a floor), so that no strong micrograph outweighs the weak."""
+    spectrum: Tensor | None = None
+    """Of that noise (single), as :func:`emflow.denoise.noise.noise_spectrum` has it; None for white."""
 
 
 def sample_of_halves(even: Tensor, odd: Tensor, pixel_angstrom: float, scale: Scale, sign: float) -> Sample:
@@ -57,42 +60,53 @@ def sample_of_clean(image: Tensor, clean: Tensor, pixel_angstrom: float, scale: 
 
 
 def _sample(images: Tensor, kind: str) -> Sample:
-    noise = white_noise(images[0])
+    spectrum = noise_spectrum(images[0]) if kind == "single" else None
+    noise = white_noise(images[0]) if spectrum is None else deviation_of(spectrum)
     shared = float((images[0] * images[1]).mean())  # independent noises cancel: the signal's variance
     if kind == "single":
         shared -= noise**2
-    return Sample(images, kind, noise, 1 / (max(shared, 0.0) + _FLOOR))
+    return Sample(images, kind, noise, 1 / (max(shared, 0.0) + _FLOOR), spectrum)
 
 
-def white_noise(z: Tensor) -> float:
-    """Deviation of white noise whose power is that of an image's highest frequencies, where no signal is left."""
-    power = torch.fft.rfft2(z, norm="ortho").abs() ** 2
-    fy, fx = torch.fft.fftfreq(z.shape[0]).abs(), torch.fft.rfftfreq(z.shape[1])
-    radius = 2 * torch.hypot(fy[:, None], fx[None])
-    ring = (radius > _WHITE_BAND[0]) & (radius < _WHITE_BAND[1])
-    return float(power[ring.to(z.device)].mean().sqrt())
-
-
-def pair_of(sample: Sample, size: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+def pair_of(
+    sample: Sample, size: int, rng: torch.Generator, response_px: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """Draw one crop, input and target, (size, size) each.
 
     - halves: one half and the other, in random order.
-    - single: y + a·n and y − n/a with fresh noise n of the image's own white noise's deviation. For Gaussian
-      noise the two are independent, so that the pair is as good as halves (T. Pang et al.,
-      Recorrupted-to-Recorrupted, CVPR 2021).
-    - clean: the image with up to as much noise again, and the truth, so that lower doses are seen too.
+    - single: y + a·n and y − n/a with fresh noise n of the spectrum of the image's own. For Gaussian noise the two
+      are independent, so that the pair is as good as halves (T. Pang et al., Recorrupted-to-Recorrupted, CVPR 2021).
+    - clean: the image with up to as much noise again, and the truth, so that lower doses are seen too; both blurred
+      in half of the crops, where a response is given, and brought to the deviation that the image had.
     """
     part = crop(sample.images, size, rng)
     if sample.kind == "halves":
         first = int(torch.randint(2, (1,), generator=rng))
         return part[first], part[1 - first]
-    noise = sample.noise * torch.randn(size, size, generator=rng).to(part)
-    if sample.kind == "single":
+    if sample.spectrum is not None:
+        noise = draw_noise(sample.spectrum, (size, size), rng).to(part)
         norm = math.sqrt(1 + (SPLIT * sample.noise) ** 2)
         return (part[0] + SPLIT * noise) / norm, (part[1] - noise / SPLIT) / norm
+    noise = sample.noise * torch.randn(size, size, generator=rng).to(part)
     added = float(torch.rand(1, generator=rng))
     norm = math.sqrt(1 + (added * sample.noise) ** 2)
-    return (part[0] + added * noise) / norm, part[1] / norm
+    pair = torch.stack([part[0] + added * noise, part[1]]) / norm
+    if response_px and float(torch.rand(1, generator=rng)) < 0.5:
+        blur = response_px * float(torch.rand(1, generator=rng))
+        blurred = _blurred(pair, blur)
+        pair = blurred * (pair[0].norm() / blurred[0].norm().clamp(min=1e-12))
+    return pair[0], pair[1]
+
+
+def _blurred(images: Tensor, sigma_px: float) -> Tensor:
+    """Images (N, h, w) through a Gaussian response, mirrored at the borders."""
+    reach = torch.arange(-4.0, 5.0, device=images.device)
+    line = torch.exp(-0.5 * (reach / max(sigma_px, 1e-3)) ** 2)
+    line = line / line.sum()
+    padded = functional.pad(images[:, None], (4, 4, 4, 4), mode="reflect")
+    return functional.conv2d(functional.conv2d(padded, line[None, None, None]), line[None, None, :, None])[
+        :, 0
+    ]
 
 
 def batch_of(
@@ -102,13 +116,14 @@ def batch_of(
     rng: torch.Generator,
     device: torch.device,
     part: slice = slice(None),
+    response_px: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draw inputs and targets (number, 1, size, size) and weights (number, 1, 1, 1); a part of them, where one is named.
 
     All are drawn either way, so that a part is the same in whichever process.
     """
     chosen = torch.randint(len(samples), (number,), generator=rng).tolist()
-    pairs = [pair_of(samples[i], size, rng) for i in chosen][part]
+    pairs = [pair_of(samples[i], size, rng, response_px) for i in chosen][part]
     inputs, targets = (torch.stack(images)[:, None].to(device) for images in zip(*pairs, strict=True))
     weights = torch.tensor([samples[i].weight for i in chosen[part]], device=device)[:, None, None, None]
     return inputs.contiguous(memory_format=torch.channels_last), targets, weights
@@ -130,7 +145,9 @@ def train_denoiser(
 
     def loss_of(net: nn.Module, step: int, part: slice) -> Tensor:
         rng = generator(cfg.seed, 31, step)
-        inputs, targets, weights = batch_of(samples, cfg.batch, cfg.crop_px, rng, device, part)
+        inputs, targets, weights = batch_of(
+            samples, cfg.batch, cfg.crop_px, rng, device, part, cfg.response_px
+        )
         return (weights * (net(inputs) - targets) ** 2).mean() * (len(inputs) / cfg.batch)
 
     return train(network, loss_of, Plan(cfg.steps, cfg.batch, cfg.learning_rate), checkpoint, ranks)

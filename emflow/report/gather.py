@@ -21,6 +21,7 @@ T = TypeVar("T")
 METRIC_FOLDERS = {
     "session": "session",
     "ctf": "ctf",
+    "denoise.check": "denoise/check",
     "pick": "pick",
     "extract": "extract",
     "extract.recentered": "extract/recentered",

@@ -114,6 +114,7 @@ def context(results: Results, summary: dict[str, Numbers]) -> dict[str, Any]:
         "session_figure": drawn_uri(results, lambda: draw_session(results.micrographs)),
         "ctf_figure": ctf_figure(results, pictures),
         "particles": particle_sheet(results),
+        "denoise_trust": picture_uri(results, "denoise", "check", "trust.png"),
         "classes": picture_uri(results, "classify", "figures", "classes.png"),
         "maps": [entry for entry in (map_entry(results, step) for step in ("abinitio", "refine")) if entry],
         "fsc": fsc_figure(results),

@@ -11,12 +11,14 @@ from scipy.ndimage import gaussian_filter
 
 from emflow.denoise import command
 from emflow.denoise.config import DenoiseApply, DenoiseTrain
+from emflow.denoise.noise import deviation_of, draw_noise, noise_spectrum, white_noise
 from emflow.denoise.scale import Scale
-from emflow.denoise.train import pair_of, sample_of_clean, sample_of_halves, sample_of_one, white_noise
-from emflow.io.mrc import read_mrc
+from emflow.denoise.train import pair_of, sample_of_clean, sample_of_halves, sample_of_one
+from emflow.io.mrc import read_mrc, write_mrc
 from emflow.io.star import read_star, write_star
 from emflow.nn.weights import read_model
 from emflow.step import EmflowError
+from tests.denoise.conftest import blobs
 
 SMALL = DenoiseTrain(start="scratch", widths=(8, 12, 16), steps=120, batch=6, crop_px=64, learning_rate=5e-3)
 
@@ -102,6 +104,38 @@ def test_a_model_from_scratch_beats_every_low_pass(session: Path, tmp_path: Path
         session, tmp_path / "model" / "model.safetensors", tmp_path / "d" / "shard.star"
     )
     assert max(ratios) < 0.9  # the held-out micrograph among them
+
+
+def test_a_single_image_beats_every_low_pass_where_its_noise_is_mildly_coloured(
+    session: Path, tmp_path: Path
+) -> None:
+    """Neighbours' noise correlates by 0.2: taken for white, it is half learned as signal (ratio 1)."""
+    tables = read_star(session)
+    table = tables["micrographs"].drop(columns=["emflowEvenName", "emflowOddName"])
+    rng = np.random.default_rng(5)
+    for row in table.to_dict("records"):
+        clean = read_mrc(row["emflowCleanName"])
+        noise = gaussian_filter(rng.normal(size=clean.shape), 0.5)
+        write_mrc(row["rlnMicrographName"], clean + 1.5 * noise / noise.std(), 6.0)
+    write_star(session, {**tables, "micrographs": table})
+    command.train(session, tmp_path / "model", cfg=SMALL)
+    ratios = better_than_low_pass(
+        session, tmp_path / "model" / "model.safetensors", tmp_path / "d" / "s.star"
+    )
+    assert max(ratios) < 0.95
+
+
+def test_the_spectrum_of_noise_is_measured_beside_particles() -> None:
+    rng = np.random.default_rng(2)
+    noise = gaussian_filter(rng.normal(size=(300, 300)), 0.5)
+    image = torch.from_numpy((blobs((300, 300), rng, 25) + 1.5 * noise / noise.std()).astype(np.float32))
+    spectrum = noise_spectrum(image)
+    level = deviation_of(spectrum)
+    assert level == pytest.approx(1.5, rel=0.07)
+    drawn = draw_noise(spectrum, (300, 300), torch.Generator().manual_seed(0))
+    assert float(drawn.std()) == pytest.approx(level, rel=0.05)
+    for x in (drawn.numpy(), noise):
+        assert np.corrcoef(x[:, 1:].ravel(), x[:, :-1].ravel())[0, 1] == pytest.approx(0.22, abs=0.05)
 
 
 def test_same_seed_same_weights_and_the_list_is_kept(session: Path, tmp_path: Path) -> None:

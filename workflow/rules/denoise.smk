@@ -3,7 +3,8 @@
 # execution.keep_denoised), else a few for the report. The images lie beside a table and are not declared, so that a
 # rerun keeps what is still good. Training is never part of
 # a run: ask for its model by name (snakemake ... results/PROJECT/denoise/model/model.safetensors), then set
-# denoise.apply.weights to it.
+# denoise.apply.weights to it. Nor is the check, which asks independent data what of the denoised micrographs they bear
+# out: ask for results/PROJECT/denoise/check/metrics.json.
 
 
 rule denoise_train:
@@ -72,3 +73,36 @@ use rule denoise_apply as denoise_shown with:
         "<results>/records/denoise.apply/shown.json",
     params:
         cfg=project.section("denoise.apply", examples=6),
+
+
+rule denoise_check:
+    input:
+        tables=expand(
+            "<results>/session/check/shard_{shard}.star", shard=project.shards
+        ),
+        weights=[
+            name
+            for name in [project.settings.section("denoise.check").weights]
+            if name
+        ],
+    output:
+        "<results>/denoise/check/micrographs.star",
+        "<results>/denoise/check/spectra.star",
+        "<results>/denoise/check/metrics.json",
+        "<results>/denoise/check/verdicts.json",
+        "<results>/denoise/check/trust.png",
+    log:
+        "<results>/records/denoise.check/all.json",
+    conda:
+        "../../envs/emflow.yaml"
+    threads: project.threads(4)
+    resources:
+        gpu=project.gpu,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        cfg=section("denoise.check"),
+        folder=subpath(output[0], parent=True),
+    shell:
+        "emflow denoise check {input.tables} {params.folder}"
+        " --json {params.cfg:q} --threads {threads} --record {log}"

@@ -28,7 +28,7 @@ _COMMON = (
     *("--target", "clean", "--contrast", "dark", "--max-micrographs", "1000"),
     *("--batch", "6", "--crop-px", "128"),
 )
-_FIRST = ("--start", "scratch", "--steps", "2000", "--learning-rate", "2e-3", "--seed", "1")
+_FIRST = ("--steps", "2000", "--learning-rate", "2e-3", "--seed", "1")
 _SECOND = ("--steps", "1500", "--learning-rate", "1e-3", "--seed", "2")
 
 
@@ -92,16 +92,17 @@ def main(folder: Path) -> None:
         out = folder / f"session_{index:03d}"
         if not (out / "truth" / "facts.json").exists():
             _run("simulate", "session", str(out), *session_flags(index))
-    for name, sessions, how in (("first", FIRST, _FIRST), ("model", SECOND, _second(folder))):
+    begin = "scratch"
+    for name, sessions, how in (
+        ("first", FIRST, _FIRST),
+        ("model", SECOND, _SECOND),
+    ):
         table = folder / f"{name}.star"
         table.write_text(table_of([folder / f"session_{index:03d}" for index in sessions]), encoding="utf-8")
         if not (folder / name / "model.json").exists():
-            _run("denoise", "train", str(table), str(folder / name), *_COMMON, *how)
+            _run("denoise", "train", str(table), str(folder / name), "--start", begin, *_COMMON, *how)
+        begin = str(folder / name / "model.safetensors")
     ship(folder / "model", folder)
-
-
-def _second(folder: Path) -> tuple[str, ...]:
-    return ("--start", str(folder / "first" / "model.safetensors"), *_SECOND)
 
 
 def ship(model: Path, folder: Path) -> None:
