@@ -12,7 +12,7 @@ Each of 5 000 particles at 64 px. `emflow` runs with three seeds and, for the cu
 the first bands' passes. The peers run once each, at 32 px, on one thread, until they end or have used --cpu
 seconds; ENVIRONMENTS holds `cryodrgn/bin/cryodrgn` and `recovar/bin/python`. Volumes are compared within one
 mask to shell 15 (`coarse`, what 32 px hold) and, for emflow, to shell 31 (`fine`). What FOLDER holds is not run
-again. --write keeps the figures in benchmarks/results, and the picture in docs/images.
+again. --write keeps the figures in benchmarks/results.
 """
 
 from __future__ import annotations
@@ -52,7 +52,6 @@ CONDITIONS: dict[str, tuple[list[str], float, float]] = {
 PARTICLES, BOX = 5000, 64
 BANDS = {"coarse": 15, "fine": 31}
 RESULTS = Path(__file__).parent / "results" / "heterogeneity.json"
-PICTURE = Path(__file__).parent.parent / "docs" / "images" / "heterogeneity-benchmark.png"
 
 
 def prepare(folder: Path, condition: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import subprocess
@@ -52,6 +53,7 @@ def watched(
         child = subprocess.Popen(
             command, stdout=output, stderr=output, env=environment, start_new_session=True
         )
+        atexit.register(_end, child.pid)
         while not (ended := os.wait4(child.pid, os.WNOHANG))[0]:
             time.sleep(_EVERY_S)
             cpu, memory = _used(child.pid)
@@ -60,9 +62,10 @@ def watched(
                 cost.checkpoints.setdefault(path.name, round(cost.cpu_s, 1))
             if cost.cpu_s > most_cpu_s or cost.peak_mb > most_mb:
                 cost.stopped = "CPU-seconds" if cost.cpu_s > most_cpu_s else "memory"
-                os.killpg(child.pid, signal.SIGTERM)
+                _end(child.pid)
                 ended = os.wait4(child.pid, 0)
                 break
+        atexit.unregister(_end)
         usage = ended[2]
         cost.code = os.waitstatus_to_exitcode(ended[1])
         child.returncode = cost.code
@@ -71,6 +74,10 @@ def watched(
     for path in pattern[0].glob(pattern[1]):
         cost.checkpoints.setdefault(path.name, round(cost.cpu_s, 1))
     return cost
+
+
+def _end(session: int) -> None:
+    os.killpg(session, signal.SIGTERM)
 
 
 def _used(session: int) -> tuple[float, float]:
