@@ -38,6 +38,7 @@ class HeterogeneityFit(SpecimenSymmetry):
 class HeterogeneityAnalyze(SpecimenSymmetry):
     """Find states in the latent coordinates, and volumes along them."""
 
+    version: ClassVar[int] = 2
     states: int = Field(0, ge=0, le=100)
     """Number of states; 0 lets the Bayesian information criterion choose."""
     maximum_states: int = Field(10, ge=1, le=100)
@@ -54,8 +55,12 @@ class HeterogeneityAnalyze(SpecimenSymmetry):
     """Smaller states than this fraction of the particles are not looked for."""
     half_maps: bool = True
     """Reconstruct raw half maps of each state from its particles, for validation."""
+    gaussians: int = Field(6, ge=1, le=50)
+    """Gaussians, at most, that the density of the leading two coordinates is made of."""
+    bootstraps: int = Field(20, ge=2, le=1000)
+    """Times that the particles are drawn again, for the errors of the density and the stability of the states."""
     seed: int = 0
-    """Seed of the clustering's starts."""
+    """Seed of the clustering's starts and of the bootstraps."""
 
 
 class HeterogeneityDecode(StepConfig):

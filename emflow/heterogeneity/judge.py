@@ -121,3 +121,17 @@ def judge_states(count: int, separation: float | None, smallest: int) -> Judgeme
         text + " The coordinates look continuous: the states are cuts through a motion.",
         "Read the volumes along the coordinates rather than the states.",
     )
+
+
+def judge_stability(stability: float | None) -> list[Judgement]:
+    """Would another sample of the particles give the same states; nothing with one state."""
+    if stability is None:
+        return []
+    question = "Would other particles give the same states?"
+    text = (
+        f"Resampled particles give states that agree with these by an adjusted Rand index of {stability:.2f}."
+    )
+    if stability >= 0.75:
+        return [Judgement(question, "pass", text)]
+    action = "Ask for fewer states (states), or read the coordinates rather than the states."
+    return [Judgement(question, "warn", text, action)]
