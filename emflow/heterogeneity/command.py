@@ -10,7 +10,7 @@ import torch
 from emflow.device import prepare
 from emflow.heterogeneity.analyze import along_coordinate, find_states
 from emflow.heterogeneity.command_check import check
-from emflow.heterogeneity.command_explore import decode, select
+from emflow.heterogeneity.command_explore import decode, select, traverse
 from emflow.heterogeneity.config import HeterogeneityAnalyze, HeterogeneityFit
 from emflow.heterogeneity.density import make_landscape
 from emflow.heterogeneity.fit import fit_model
@@ -32,7 +32,7 @@ from emflow.io.record import Record, lineage_of
 from emflow.io.scratch import scratch_file
 from emflow.step import Run
 
-__all__ = ["analyze", "check", "decode", "fit", "select"]
+__all__ = ["analyze", "check", "decode", "fit", "select", "traverse"]
 
 log = logging.getLogger("emflow")
 

@@ -91,6 +91,25 @@ class HeterogeneitySelect(StepConfig):
     """Particles where the population is denser than about this percentage of all particles."""
 
 
+class HeterogeneityTraverse(StepConfig):
+    """Find a path through where the particles are dense; volumes along it, each particle's place on it."""
+
+    start: str = ""
+    """Point to begin at, numbers with commas between; by default the particles farthest apart are the ends."""
+    end: str = ""
+    """Point to end at, likewise."""
+    points: int = Field(10, ge=2, le=1000)
+    """Volumes along the path, at equal distances."""
+    method: str = Field("path", pattern=r"^(path|curve)$")
+    """path: the shortest path, smoothed; curve: a principal curve that begins from it."""
+    neighbours: int = Field(15, ge=3, le=200)
+    """Neighbours that each particle is joined with."""
+    power: float = Field(2.0, ge=0, le=10)
+    """How much the path avoids sparse places: an edge's cost grows with this power of the neighbours' distance."""
+    loops: bool = True
+    """Where no ends are given and the particles lie on a loop, go all the way round."""
+
+
 class HeterogeneityCheck(SpecimenSymmetry):
     """Ask whether coordinates and states are real: in both halves, beyond chance, poses and contrast."""
 
@@ -110,4 +129,5 @@ STEPS: dict[str, type[StepConfig]] = {
     "decode": HeterogeneityDecode,
     "select": HeterogeneitySelect,
     "check": HeterogeneityCheck,
+    "traverse": HeterogeneityTraverse,
 }
