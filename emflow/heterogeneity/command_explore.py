@@ -20,7 +20,13 @@ from emflow.heterogeneity.inputs_explore import (
     read_points,
     read_selectable,
 )
-from emflow.heterogeneity.outputs_explore import VolumeFolder, clear_volumes, write_path, write_selection
+from emflow.heterogeneity.outputs_explore import (
+    VolumeFolder,
+    clear_volumes,
+    write_no_path,
+    write_path,
+    write_selection,
+)
 from emflow.heterogeneity.select import choose
 from emflow.heterogeneity.traverse import find_path
 from emflow.io.record import Record
@@ -98,8 +104,11 @@ def traverse(
     prepare(run, gpu=False)
     with Record("heterogeneity.traverse", cfg, run, inputs=[fitted / "latents.star"]):
         found = read_fit(fitted, images=False)
-        if not found.latent.shape[1]:
-            raise EmflowError(f"{fitted}: no component was kept, so there is nothing to go along.")
+        if not found.latent.shape[1] or len(found.latent) < 2 * cfg.neighbours:
+            write_no_path(
+                out, "the fit kept no component" if not found.latent.shape[1] else "too few particles"
+            )
+            return
         reach = Reach.build(found.latent, found.sizes)
         ends = [_end(text, found.latent, reach) for text in (cfg.start, cfg.end)]
         path = find_path(found.latent, found.sizes, cfg, *ends)

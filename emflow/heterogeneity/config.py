@@ -94,6 +94,8 @@ class HeterogeneitySelect(StepConfig):
 class HeterogeneityTraverse(StepConfig):
     """Find a path through where the particles are dense; volumes along it, each particle's place on it."""
 
+    enabled: bool = False
+    """Whether a project does so after analyze."""
     start: str = ""
     """Point to begin at, numbers with commas between; by default the particles farthest apart are the ends."""
     end: str = ""
@@ -113,6 +115,8 @@ class HeterogeneityTraverse(StepConfig):
 class HeterogeneityCheck(SpecimenSymmetry):
     """Ask whether coordinates and states are real: in both halves, beyond chance, poses and contrast."""
 
+    enabled: bool = False
+    """Whether a project does so after analyze."""
     images: int = Field(5000, ge=100)
     """Images of each half, at most, that the checks look at, drawn at random."""
     deviations: float = Field(4.0, gt=0, le=100)

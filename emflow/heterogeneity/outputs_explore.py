@@ -151,3 +151,13 @@ def write_path(
         "emflowPathDistance": distance,
     }
     write_star(out / "latents.star", {"particles": found.table.assign(**columns)})
+
+
+def write_no_path(out: Path, why: str) -> None:
+    """Write the results where there is nothing to go along."""
+    clear_volumes(out)
+    for name in ("figures/path.png", "path.star", "volumes.star", "latents.star"):
+        (out / name).unlink(missing_ok=True)
+    write_metrics(out / "metrics.json", {"volumes": 0})
+    said = verdict("Do the particles lie along the path?", "unknown", f"There is no path: {why}.")
+    write_verdicts(out / "verdicts.json", [said])

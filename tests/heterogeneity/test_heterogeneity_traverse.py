@@ -117,6 +117,17 @@ def test_a_barrier_is_measured_from_the_higher_valley() -> None:
     assert barrier(np.array([3.0, 2, 1, 0])) == 0
 
 
+def test_without_components_there_is_no_path(make_stack: Callable[..., tuple[File, np.ndarray]]) -> None:
+    folder, _ = make_stack(1, count=60)
+    command.fit(folder / "particles.star", folder / "maps", folder / "fit")
+    command.traverse(folder / "fit", folder / "path")
+    verdicts = json.loads((folder / "path" / "verdicts.json").read_text())
+    assert (verdicts[0]["verdict"], verdicts[0]["evidence"]) == (
+        "unknown",
+        "There is no path: the fit kept no component.",
+    )
+
+
 def test_volumes_and_places_are_written(make_stack: Callable[..., tuple[File, np.ndarray]]) -> None:
     folder, labels = make_stack(3)
     command.fit(
