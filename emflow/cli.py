@@ -100,6 +100,7 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
             "analyze": "Find states in the latents; write their particles and volumes along the coordinates.",
             "check": "Ask whether coordinates and states are real: in both halves, beyond chance and poses.",
             "decode": "Decode volumes at given coordinates, each with its local confidence.",
+            "traverse": "Find a path through dense particles; volumes along it, each particle's place on it.",
             "select": "Select particles by a condition, a state, nearness to a point, or density.",
         },
     ),

@@ -7,13 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import silhouette_score
+from sklearn.metrics import adjusted_rand_score, silhouette_score
 from sklearn.mixture import GaussianMixture
 
 from emflow.heterogeneity.config import HeterogeneityAnalyze
 
 _JUDGED = 3000
 """Particles that the silhouette is computed from: its cost grows with their square."""
+
+_RESAMPLED = 5000
+_BOOTSTRAPS = 10
+"""Particles and divisions, at most, that the states' stability is judged from."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class States:
     """Mean silhouette; None with one state."""
     criterion: dict[int, float]
     """Bayesian information criterion by number of states."""
+    stability: float | None = None
+    """Mean adjusted Rand index with the states that resampled particles give; None with one state."""
 
 
 def find_states(latent: np.ndarray, sizes: np.ndarray, cfg: HeterogeneityAnalyze) -> States:
@@ -71,7 +77,28 @@ def find_states(latent: np.ndarray, sizes: np.ndarray, cfg: HeterogeneityAnalyze
     for rank, label in enumerate(order, start=1):
         state[labels == label] = rank
     centres = np.stack([latent[state == rank].mean(0) for rank in range(1, len(order) + 1)])
-    return States(state, probability, centres, _silhouette(points, state, cfg.seed), criterion)
+    silhouette = _silhouette(points, state, cfg.seed)
+    return States(state, probability, centres, silhouette, criterion, _stability(points, state, cfg))
+
+
+def _stability(points: np.ndarray, state: np.ndarray, cfg: HeterogeneityAnalyze) -> float | None:
+    """Divide resampled particles into as many states, and compare what they say of all with the states found.
+
+    The adjusted Rand index over bootstraps (Hennig, Comput. Stat. Data Anal. 52 (2007) 258, for the idea).
+    """
+    number = int(state.max())
+    if number < 2:
+        return None
+    rng = np.random.default_rng((cfg.seed, 71))
+    every = rng.permutation(len(points))[:_RESAMPLED]
+    found = []
+    for _ in range(min(cfg.bootstraps, _BOOTSTRAPS)):
+        again = GaussianMixture(number, n_init=1, reg_covar=1e-4, random_state=int(rng.integers(1 << 31)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            again.fit(points[rng.choice(every, len(every))])
+        found.append(adjusted_rand_score(state[every], again.predict(points[every])))
+    return float(np.mean(found))
 
 
 def _silhouette(points: np.ndarray, state: np.ndarray, seed: int) -> float | None:

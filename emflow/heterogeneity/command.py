@@ -10,10 +10,12 @@ import torch
 from emflow.device import prepare
 from emflow.heterogeneity.analyze import along_coordinate, find_states
 from emflow.heterogeneity.command_check import check
-from emflow.heterogeneity.command_explore import decode, select
+from emflow.heterogeneity.command_explore import decode, select, traverse
 from emflow.heterogeneity.config import HeterogeneityAnalyze, HeterogeneityFit
+from emflow.heterogeneity.density import make_landscape
 from emflow.heterogeneity.fit import fit_model
 from emflow.heterogeneity.inputs import finest_band, fit_key, open_stack, read_fit, read_mask, read_posed
+from emflow.heterogeneity.inputs_explore import deviations
 from emflow.heterogeneity.inputs_previous import STAGE, find_origin
 from emflow.heterogeneity.outputs import (
     CHECKPOINT,
@@ -30,7 +32,7 @@ from emflow.io.record import Record, lineage_of
 from emflow.io.scratch import scratch_file
 from emflow.step import Run
 
-__all__ = ["analyze", "check", "decode", "fit", "select"]
+__all__ = ["analyze", "check", "decode", "fit", "select", "traverse"]
 
 log = logging.getLogger("emflow")
 
@@ -128,4 +130,14 @@ def analyze(
         clear_states(out)
         if cfg.half_maps and len(found.latent):
             write_half_maps(out, found, states, cfg.symmetry, device)
-        write_states(out, fitted, found, states, paths, cfg.seed)
+        landscape = None
+        if found.latent.shape[1] and len(found.latent) > 1:
+            leading = min(2, found.latent.shape[1])
+            landscape = make_landscape(
+                found.latent[:, :leading],
+                deviations(found.table, leading),
+                cfg.gaussians,
+                cfg.bootstraps,
+                cfg.seed,
+            )
+        write_states(out, fitted, found, states, paths, landscape)

@@ -15,7 +15,7 @@ from emflow.em.masks import solvent_mask
 from emflow.heterogeneity.config import HeterogeneityCheck, HeterogeneityFit
 from emflow.heterogeneity.inputs import FittedFolder, open_stack, read_fit, read_metrics, read_posed
 from emflow.heterogeneity.inputs_explore import band_of_fit, read_half_axes, read_mask_file, read_states
-from emflow.heterogeneity.judge_reality import judge_coordinate, judge_state
+from emflow.heterogeneity.judge_reality import judge_coordinate, judge_states
 from emflow.heterogeneity.outputs_check import write_checks, write_nothing
 from emflow.heterogeneity.reality import build_sides, judge_coordinates, with_noise
 from emflow.heterogeneity.reality_states import compare_states, cross_labels
@@ -85,7 +85,7 @@ def check(
                     components = rebox(torch.from_numpy(found.volumes[1:]), grid.box) / stack.spectra.scale
                     changes = torch.tensordot(torch.from_numpy(centres).float(), components, 1)
                     maps = compare_states(stack, halves, sides, labels, changes, cfg.seed)
-                    states = [(int(n), judge_state(i, maps, told, cfg)) for i, n in enumerate(maps.number)]
+                    states = judge_states(int(state.max()), maps, told, cfg)
         finally:
             beside.unlink(missing_ok=True)
         write_checks(out, coordinates, sides, told, maps, states)

@@ -5,25 +5,37 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from emflow.device import prepare
-from emflow.heterogeneity.config import HeterogeneityDecode, HeterogeneitySelect
-from emflow.heterogeneity.decode import Reach, complete, decode_at
+from emflow.heterogeneity.config import HeterogeneityDecode, HeterogeneitySelect, HeterogeneityTraverse
+from emflow.heterogeneity.decode import Reach, complete, decode_at, parse_point
 from emflow.heterogeneity.inputs import read_fit
 from emflow.heterogeneity.inputs_explore import (
     band_of_fit,
+    deviations,
     particles_beside,
     read_half_volumes,
     read_points,
     read_selectable,
 )
-from emflow.heterogeneity.outputs_explore import VolumeFolder, clear_volumes, write_selection
+from emflow.heterogeneity.outputs_explore import (
+    VolumeFolder,
+    clear_volumes,
+    write_no_path,
+    write_path,
+    write_selection,
+)
 from emflow.heterogeneity.select import choose
+from emflow.heterogeneity.traverse import find_path
 from emflow.io.record import Record
 from emflow.step import EmflowError, Run
 
 log = logging.getLogger("emflow")
+
+_FAR = 1.5
+"""Of a path's end, in units of the usual distance between particles."""
 
 
 def decode(
@@ -69,6 +81,66 @@ def decode(
             folder.add(point, distance, decode_at(volumes, halves, point, voxel, band))
         folder.finish()
         log.info("%d volumes decoded.", len(points))
+
+
+def traverse(
+    fitted: Path,
+    out: Path,
+    /,
+    *,
+    cfg: HeterogeneityTraverse = HeterogeneityTraverse(),
+    run: Run = Run(),
+) -> None:
+    """Find a path through dense particles, decode volumes along it, and place every particle on it.
+
+    Parameters
+    ----------
+    fitted
+        Folder that ``heterogeneity fit`` wrote.
+    out
+        Folder to write: volume_001.mrc … with their confidence, volumes.star, path.star, latents.star with each
+        particle's place, metrics.json, verdicts.json, figures.
+    """
+    prepare(run, gpu=False)
+    with Record("heterogeneity.traverse", cfg, run, inputs=[fitted / "latents.star"]):
+        found = read_fit(fitted, images=False)
+        if not found.latent.shape[1] or len(found.latent) < 2 * cfg.neighbours:
+            write_no_path(
+                out, "the fit kept no component" if not found.latent.shape[1] else "too few particles"
+            )
+            return
+        reach = Reach.build(found.latent, found.sizes)
+        ends = [_end(text, found.latent, reach) for text in (cfg.start, cfg.end)]
+        path = find_path(found.latent, found.sizes, cfg, *ends)
+        volumes, halves = torch.from_numpy(found.volumes), read_half_volumes(fitted, found)
+        band, voxel = band_of_fit(fitted, found), found.voxel_size_angstrom
+        points = path.points(cfg.points)
+        clear_volumes(out)
+        folder = VolumeFolder(out, voxel, False)
+        for point, distance in zip(points, reach.of(points).tolist(), strict=True):
+            folder.add(point, distance, decode_at(volumes, halves, point, voxel, band))
+        folder.finish()
+        uncertain = deviations(found.table, found.latent.shape[1])
+        write_path(out, found, path, points, uncertain, float(reach.of(path.fine).max()))
+        log.info("%s of length %.2f.", "A loop" if path.closed else "A path", path.length())
+
+
+def _end(text: str, latent: np.ndarray, reach: Reach) -> np.ndarray | None:
+    """An end that was given, with all coordinates."""
+    if not text:
+        return None
+    given = parse_point(text)
+    if len(given) > latent.shape[1]:
+        raise EmflowError(
+            f"The end {text} has {len(given)} numbers; the particles have {latent.shape[1]} coordinates."
+        )
+    point = complete(np.asarray([given]), latent)
+    if (far := float(reach.of(point)[0])) > _FAR:
+        raise EmflowError(
+            f"The end {text} lies {far:.1f} times as far from its nearest particles as particles do from one another; "
+            "choose one among the particles."
+        )
+    return np.asarray(point[0])
 
 
 def select(

@@ -38,6 +38,7 @@ class HeterogeneityFit(SpecimenSymmetry):
 class HeterogeneityAnalyze(SpecimenSymmetry):
     """Find states in the latent coordinates, and volumes along them."""
 
+    version: ClassVar[int] = 2
     states: int = Field(0, ge=0, le=100)
     """Number of states; 0 lets the Bayesian information criterion choose."""
     maximum_states: int = Field(10, ge=1, le=100)
@@ -54,8 +55,12 @@ class HeterogeneityAnalyze(SpecimenSymmetry):
     """Smaller states than this fraction of the particles are not looked for."""
     half_maps: bool = True
     """Reconstruct raw half maps of each state from its particles, for validation."""
+    gaussians: int = Field(6, ge=1, le=50)
+    """Gaussians, at most, that the density of the leading two coordinates is made of."""
+    bootstraps: int = Field(20, ge=2, le=1000)
+    """Times that the particles are drawn again, for the errors of the density and the stability of the states."""
     seed: int = 0
-    """Seed of the clustering's starts."""
+    """Seed of the clustering's starts and of the bootstraps."""
 
 
 class HeterogeneityDecode(StepConfig):
@@ -86,9 +91,32 @@ class HeterogeneitySelect(StepConfig):
     """Particles where the population is denser than about this percentage of all particles."""
 
 
+class HeterogeneityTraverse(StepConfig):
+    """Find a path through where the particles are dense; volumes along it, each particle's place on it."""
+
+    enabled: bool = False
+    """Whether a project does so after analyze."""
+    start: str = ""
+    """Point to begin at, numbers with commas between; by default the particles farthest apart are the ends."""
+    end: str = ""
+    """Point to end at, likewise."""
+    points: int = Field(10, ge=2, le=1000)
+    """Volumes along the path, at equal distances."""
+    method: str = Field("path", pattern=r"^(path|curve)$")
+    """path: the shortest path, smoothed; curve: a principal curve that begins from it."""
+    neighbours: int = Field(15, ge=3, le=200)
+    """Neighbours that each particle is joined with."""
+    power: float = Field(2.0, ge=0, le=10)
+    """How much the path avoids sparse places: an edge's cost grows with this power of the neighbours' distance."""
+    loops: bool = True
+    """Where no ends are given and the particles lie on a loop, go all the way round."""
+
+
 class HeterogeneityCheck(SpecimenSymmetry):
     """Ask whether coordinates and states are real: in both halves, beyond chance, poses and contrast."""
 
+    enabled: bool = False
+    """Whether a project does so after analyze."""
     images: int = Field(5000, ge=100)
     """Images of each half, at most, that the checks look at, drawn at random."""
     deviations: float = Field(4.0, gt=0, le=100)
@@ -105,4 +133,5 @@ STEPS: dict[str, type[StepConfig]] = {
     "decode": HeterogeneityDecode,
     "select": HeterogeneitySelect,
     "check": HeterogeneityCheck,
+    "traverse": HeterogeneityTraverse,
 }

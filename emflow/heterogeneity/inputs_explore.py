@@ -28,6 +28,11 @@ def latent_columns(table: pd.DataFrame) -> list[str]:
     return sorted(names, key=lambda name: int(name[12:]))
 
 
+def deviations(table: pd.DataFrame, count: int) -> np.ndarray:
+    """Posterior standard deviations of the leading coordinates, (N, count)."""
+    return np.stack([floats(table, f"emflowLatentDeviation{k + 1}") for k in range(count)], 1)
+
+
 def read_points(path: Path | None, values: tuple[str, ...], coordinates: int) -> np.ndarray:
     """Points (P, D) from a table (STAR, or CSV with or without a first line of names) or from ``values``.
 

@@ -121,3 +121,61 @@ def judge_states(count: int, separation: float | None, smallest: int) -> Judgeme
         text + " The coordinates look continuous: the states are cuts through a motion.",
         "Read the volumes along the coordinates rather than the states.",
     )
+
+
+def judge_stability(stability: float | None) -> list[Judgement]:
+    """Would another sample of the particles give the same states; nothing with one state."""
+    if stability is None:
+        return []
+    question = "Would other particles give the same states?"
+    text = (
+        f"Resampled particles give states that agree with these by an adjusted Rand index of {stability:.2f}."
+    )
+    if stability >= 0.75:
+        return [Judgement(question, "pass", text)]
+    action = "Ask for fewer states (states), or read the coordinates rather than the states."
+    return [Judgement(question, "warn", text, action)]
+
+
+def judge_path(closed: bool, explained: float, far: float, deviation: float) -> list[Judgement]:
+    """Does a path lie among the particles, and do they lie along it."""
+    kind = "loop" if closed else "path"
+    among = f"Its farthest point from the particles is at {far:.2f} of the distance that 99 of 100 particles keep."
+    along = (
+        f"The {kind} explains {explained:.0%} of the variance of the coordinates, in the metric of the volumes; the place "
+        f"of a particle is uncertain by {deviation:.0%} of the length."
+    )
+    rows = [
+        Judgement("Does the path stay among the particles?", "pass", among)
+        if far <= 1.5
+        else Judgement(
+            "Does the path stay among the particles?",
+            "warn",
+            among,
+            "Do not interpret the volumes where it leaves them.",
+        )
+    ]
+    question = "Do the particles lie along the path?"
+    if explained >= 0.5 and deviation <= 0.2:
+        return [*rows, Judgement(question, "pass", along)]
+    action = (
+        "Read it as one way through a broader cloud, not as the motion; look at the other coordinates too."
+    )
+    return [*rows, Judgement(question, "warn", along, action)]
+
+
+_HIGH_BARRIER = 2.0
+
+
+def judge_barrier(height: float) -> Judgement:
+    """Does a path cross a sparse place, where particles may be there by their own uncertainty only."""
+    question = "Are there particles all along the path?"
+    text = f"The highest pass along the path stands {height:.1f} k_B·T above the valleys beside it."
+    if height < _HIGH_BARRIER:
+        return Judgement(question, "pass", text)
+    return Judgement(
+        question,
+        "warn",
+        text + " Particles there may belong to either side and be blurred by their images' noise.",
+        "Look at figures/density.png of analyze, which has the noise taken out, before reading the volumes there.",
+    )

@@ -84,6 +84,18 @@ def judge_state(i: int, maps: StateMaps, coordinates: list[Finding], cfg: Hetero
     return Finding(CONFIRMED, said)
 
 
+def judge_states(
+    count: int, maps: StateMaps | None, coordinates: list[Finding], cfg: HeterogeneityCheck
+) -> list[tuple[int, Finding]]:
+    """Every state by its number, from 1; of one that either half has no particle of nothing can be told."""
+    places = {} if maps is None else {int(n): i for i, n in enumerate(maps.number)}
+    lost = Finding(OPEN, "the other half's labels leave a half without a particle of it")
+    return [
+        (n, judge_state(places[n], maps, coordinates, cfg) if maps is not None and n in places else lost)
+        for n in range(1, count + 1)
+    ]
+
+
 def judge_none(why: str) -> Judgement:
     """No component was kept by the fit."""
     return Judgement(

@@ -13,11 +13,13 @@ import torch
 from emflow.em.wiener import reconstruct_from_poses
 from emflow.figure import png_bytes
 from emflow.heterogeneity.analyze import States, decode
+from emflow.heterogeneity.density import Landscape
 from emflow.heterogeneity.figures import draw_agreement, draw_latents, draw_volumes
 from emflow.heterogeneity.fit import Fit, Stage
 from emflow.heterogeneity.inputs import FittedFolder, Posed, posed_batches, read_metrics, read_verdicts
 from emflow.heterogeneity.inputs_previous import Origin, read_stage
-from emflow.heterogeneity.judge import judge_fit, judge_origin, judge_states, judge_too_few
+from emflow.heterogeneity.judge import judge_fit, judge_origin, judge_stability, judge_states, judge_too_few
+from emflow.heterogeneity.outputs_density import write_landscape
 from emflow.io.atomic import write_bytes
 from emflow.io.mrc import write_mrc
 from emflow.io.record import verdict, write_metrics, write_verdicts
@@ -165,7 +167,7 @@ def _clear(out: Path) -> None:
 def clear_states(out: Path) -> None:
     """Remove the states and volumes of an earlier analysis; fewer may come now."""
     patterns = ("states/*/particles.star", "states/*/half?.mrc", "volumes/*.mrc", "component_*.mrc")
-    for pattern in (*patterns, "figures/latents.png", "figures/volumes.png"):
+    for pattern in (*patterns, "density.star", "figures/*.png"):
         for path in out.glob(pattern):
             path.unlink()
     for folder in out.glob("states/*"):
@@ -201,7 +203,7 @@ def write_states(
     found: FittedFolder,
     states: States,
     paths: list[np.ndarray],
-    seed: int,
+    landscape: Landscape | None,
 ) -> None:
     """Write an analysis: volumes, tables of the states, figures, metrics; latents.star comes last."""
     voxel = found.voxel_size_angstrom
@@ -221,8 +223,10 @@ def write_states(
         own = found.particles.table[states.state == number]
         tables = {"optics": found.particles.optics, "particles": own}
         write_star(out / "states" / f"{number:02d}" / "particles.star", tables)
+    if landscape is not None:
+        write_landscape(out, landscape, found.latent)
     if found.latent.shape[1]:
-        drawn = draw_latents(found.latent, states.state, seed)
+        drawn = draw_latents(found.latent, states.state)
         write_bytes(out / "figures" / "latents.png", png_bytes(drawn))
     rows_drawn = [[decode(found.volumes, z) for z in path] for path in paths]
     names = [f"coordinate {k}" for k in range(1, len(paths) + 1)]
@@ -234,10 +238,15 @@ def write_states(
     metrics = read_metrics(fitted) | {
         "states": len(states.centres),
         "silhouette": states.silhouette,
+        "state_stability": states.stability,
+        "density_gaussians": len(landscape.mixture.weight) if landscape is not None else None,
     }
     metrics |= {f"state_{number:02d}_particles": int(count) for number, count in enumerate(counts, 1)}
     write_metrics(out / "metrics.json", metrics)
     told = judge_states(len(states.centres), states.silhouette, int(counts.min()) if len(counts) else 0)
-    write_verdicts(out / "verdicts.json", [*read_verdicts(fitted), verdict(*told)])
+    said = [verdict(*row) for row in (told, *judge_stability(states.stability))]
+    write_verdicts(out / "verdicts.json", [*read_verdicts(fitted), *said])
     table = found.table.assign(emflowCluster=states.state, emflowClusterProbability=states.probability)
+    if landscape is not None:
+        table = table.assign(emflowDensity=landscape.own)
     write_star(out / "latents.star", {"particles": table})

@@ -81,7 +81,7 @@ def compare_states(
     labels: tuple[np.ndarray, np.ndarray],
     changes: Tensor,
     seed: int,
-) -> StateMaps:
+) -> StateMaps | None:
     """Reconstruct each state in both halves by the other half's labels, and random states of the same sizes.
 
     Parameters
@@ -92,11 +92,17 @@ def compare_states(
         By half 1's and by half 2's model, of half 1's images and then half 2's.
     changes
         Difference from the mean of each state as the fit decodes it, by number from 1, (S, n, n, n).
+
+    Returns
+    -------
+    None if no state has particles in both halves.
     """
     first = len(halves[0])
     crossed = labels[1][:first], labels[0][first:]
     numbers = [s for s in np.unique(np.concatenate(crossed)) if all((c == s).any() for c in crossed)]
-    draws = -(-_CHANCE // max(1, len(numbers)))
+    if not numbers:
+        return None
+    draws = -(-_CHANCE // len(numbers))
     rng = np.random.default_rng((seed, 47))
     maps, sizes = [], []
     for half, (rows, own) in enumerate(zip(halves, crossed, strict=True)):

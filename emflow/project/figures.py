@@ -21,6 +21,7 @@ MAIN = {
     "validate.local": "local_resolution_p05_angstrom local_resolution_median_angstrom "
     "local_resolution_p95_angstrom resolved_fraction",
     "heterogeneity": "components states",
+    "heterogeneity.check": "coordinates_real states_confirmed",
     "validate.particles": "overfitting_fraction outliers effective_particles number_bfactor_angstrom2",
     "validate.states": "states_resolved resolution_best_angstrom resolution_worst_angstrom",
     "simulation": "n_micrographs n_particles snr_in_box defocus_min_um defocus_max_um n_carbon_micrographs",

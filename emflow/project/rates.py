@@ -133,6 +133,8 @@ RATES: dict[str, Rate] = {
     "reconstruct.classes": Rate(2.0, 6.0, _classes, 5.0),
     "heterogeneity.fit": Rate(2.2, 4.0, _passes, 3.0),
     "heterogeneity.analyze": Rate(2.5, 1.1, _pixels, 3.0),
+    "heterogeneity.traverse": Rate(3.0, 0.3, _pixels, 5.0),
+    "heterogeneity.check": Rate(3.0, 1.5, _pixels, 5.0),
     "validate.maps": Rate(2.4, 5.0, _voxels, 2.5),
     "validate.local": Rate(2.2, 1.3, _voxels, 2.5),
     "validate.particles": Rate(2.1, 4.1, _pixels, 3.0),

@@ -31,6 +31,8 @@ METRIC_FOLDERS = {
     "reconstruct.ctf": "reconstruct/ctf",
     "reconstruct.classes": "reconstruct/classes",
     "heterogeneity": "heterogeneity",
+    "heterogeneity.traverse": "heterogeneity/path",
+    "heterogeneity.check": "heterogeneity/check",
     "validate": "validate",
     "validate.local": "validate/local",
     "validate.particles": "validate/particles",

@@ -47,6 +47,8 @@ ROOM_NAMES = {
     "reconstruct.ctf": "Refinement of the CTF",
     "reconstruct.classes": "Classes",
     "heterogeneity": "Heterogeneity",
+    "heterogeneity.traverse": "Path through the particles",
+    "heterogeneity.check": "Is the heterogeneity real",
     "validate": "Validation",
     "validate.local": "Local resolution",
     "validate.particles": "Validation by the images",

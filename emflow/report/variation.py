@@ -40,12 +40,18 @@ def variation_entry(results: Results) -> dict[str, Any]:
     first, others = columns_of(table)
     volumes = results.path("heterogeneity", "figures", "volumes.png")
     agreement = results.path("heterogeneity", "fit", "figures", "agreement.png")
+    path_shown = results.path("heterogeneity", "path", "figures", "path.png")
+    along = results.path("heterogeneity", "path", "figures", "volumes.png")
+    reality = results.path("heterogeneity", "check", "figures", "reality.png")
     return {
         "components": results.metrics.get("heterogeneity", {}).get("components"),
         "latents": drawn_uri(results, functools.partial(draw_latents, table, first, 3)),
         "latents_by_others": drawn_uri(results, functools.partial(draw_latents, table, others, 4)),
         "volumes": data_uri(volumes.read_bytes(), "png") if volumes else "",
         "agreement": data_uri(agreement.read_bytes(), "png") if agreement else "",
+        "path": data_uri(path_shown.read_bytes(), "png") if path_shown else "",
+        "along": data_uri(along.read_bytes(), "png") if along else "",
+        "reality": data_uri(reality.read_bytes(), "png") if reality else "",
     }
 
 

@@ -56,3 +56,54 @@ rule heterogeneity_analyze:
     shell:
         "emflow heterogeneity analyze {params.fitted} {params.folder}"
         " --json {params.cfg:q} --threads {threads} --record {log}"
+
+
+rule heterogeneity_traverse:
+    input:
+        latents="<results>/heterogeneity/fit/latents.star",
+        mean="<results>/heterogeneity/fit/mean.mrc",
+    output:
+        metrics="<results>/heterogeneity/path/metrics.json",
+        verdicts="<results>/heterogeneity/path/verdicts.json",
+    log:
+        "<results>/records/heterogeneity.traverse/all.json",
+    conda:
+        "../../envs/emflow.yaml"
+    threads: project.threads(4)
+    resources:
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        cfg=section("heterogeneity.traverse"),
+        fitted=subpath(input.latents, parent=True),
+        folder=subpath(output.metrics, parent=True),
+    shell:
+        "emflow heterogeneity traverse {params.fitted} {params.folder}"
+        " --json {params.cfg:q} --threads {threads} --record {log}"
+
+
+rule heterogeneity_check:
+    input:
+        fitted="<results>/heterogeneity/fit/latents.star",
+        latents="<results>/heterogeneity/latents.star",
+        mask="<results>/reconstruct/refine/mask.mrc",
+    output:
+        metrics="<results>/heterogeneity/check/metrics.json",
+        verdicts="<results>/heterogeneity/check/verdicts.json",
+    log:
+        "<results>/records/heterogeneity.check/all.json",
+    conda:
+        "../../envs/emflow.yaml"
+    threads: project.threads(8)
+    resources:
+        gpu=project.gpu,
+        mem_mb=lambda wildcards, attempt: 16000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        cfg=section("heterogeneity.check"),
+        fitted=subpath(input.fitted, parent=True),
+        analysis=subpath(input.latents, parent=True),
+        folder=subpath(output.metrics, parent=True),
+    shell:
+        "emflow heterogeneity check {params.fitted} {params.analysis} {params.folder} --mask {input.mask}"
+        " --json {params.cfg:q} --threads {threads} --record {log}"

@@ -28,6 +28,8 @@ shown = [
     "<results>/validate/particles/metrics.json",
     project.of("heterogeneity", "<results>/heterogeneity/metrics.json"),
     project.of("heterogeneity", "<results>/validate/states/metrics.json"),
+    project.wanted("heterogeneity.traverse", "<results>/heterogeneity/path/metrics.json"),
+    project.wanted("heterogeneity.check", "<results>/heterogeneity/check/metrics.json"),
     (
         ["<results>/reconstruct/classes/metrics.json"]
         if project.settings.section("reconstruct.classes").n_classes > 1
