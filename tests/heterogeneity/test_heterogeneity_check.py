@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -15,8 +17,9 @@ from emflow.em.poses import euler_to_matrix, matrix_to_euler
 from emflow.heterogeneity import command
 from emflow.heterogeneity.agree import Evidence
 from emflow.heterogeneity.config import HeterogeneityAnalyze, HeterogeneityCheck, HeterogeneityFit
+from emflow.heterogeneity.judge_reality import judge_all, judge_coordinate
 from emflow.heterogeneity.model import Statistics
-from emflow.heterogeneity.reality import part_of, pose_variance
+from emflow.heterogeneity.reality import Coordinates, Sides, part_of, pose_variance
 from emflow.heterogeneity.reality_states import cross_labels, score
 from emflow.io.star import floats, read_star, write_star
 from emflow.step import EmflowError
@@ -150,6 +153,35 @@ def test_labels_come_from_the_other_half() -> None:
     again = cross_labels((points, points), swapped, 200)
     assert (again[0] == labels[0]).all()
     assert (again[1] == 3 - labels[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("beyond", "deviations", "latent", "contrast", "answer"),
+    [
+        (0.9, 20.0, 0.8, 0.0, "real"),
+        (0.4, 20.0, 0.8, 0.0, "poses and more"),
+        (0.1, 20.0, 0.8, 0.0, "poses"),
+        (0.9, 2.0, 0.8, 0.0, "poses"),
+        (0.9, 20.0, 0.2, 0.0, "noise"),
+        (0.9, 20.0, 0.8, -0.8, "contrast"),
+    ],
+)
+def test_what_is_said_of_a_coordinate(
+    beyond: float, deviations: float, latent: float, contrast: float, answer: str
+) -> None:
+    def one(value: float) -> torch.Tensor:
+        return torch.tensor([value], dtype=torch.float64)
+
+    chance = torch.tensor([-0.1, 0.0, 0.1, 0.05], dtype=torch.float64)
+    found = Coordinates(
+        one(latent), chance, one(1.0), one(beyond), one(deviations), one(contrast), (chance, chance)
+    )
+    sides = SimpleNamespace(volume=one(0.9), volume_chance=chance)
+    told = judge_coordinate(0, found, cast(Sides, sides), HeterogeneityCheck())
+    assert told.answer == answer
+    verdicts = judge_all([told], [])
+    expected = {"real": "pass", "poses and more": "unknown"}.get(answer, "fail")
+    assert [row.verdict for row in verdicts] == [expected]
 
 
 def test_the_score_of_noise_is_about_one_and_of_a_signal_large() -> None:

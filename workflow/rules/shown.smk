@@ -28,7 +28,9 @@ shown = [
     "<results>/validate/particles/metrics.json",
     project.of("heterogeneity", "<results>/heterogeneity/metrics.json"),
     project.of("heterogeneity", "<results>/validate/states/metrics.json"),
-    project.wanted("heterogeneity.traverse", "<results>/heterogeneity/path/metrics.json"),
+    project.wanted(
+        "heterogeneity.traverse", "<results>/heterogeneity/path/metrics.json"
+    ),
     project.wanted("heterogeneity.check", "<results>/heterogeneity/check/metrics.json"),
     (
         ["<results>/reconstruct/classes/metrics.json"]
