@@ -81,7 +81,8 @@ def denoised(
         write_mrc(path, image, pixel)
     if method in TOPAZ:
         words = [given.topaz, "denoise", *map(str, names), "-o", str(work / "out"), "-d", "-1", "-j", "1"]
-        cost = run([*words, "-m", method.split()[1]], work / "log")
+        # topaz-em 0.3.20 takes the network from --arch and ignores -m, which should name it
+        cost = run([*words, "--arch", method.split()[1], "-m", method.split()[1]], work / "log")
         found = [work / "out" / path.name for path in names]
     else:
         words = [

@@ -28,9 +28,6 @@ class DenoiseTrain(SpecimenContrast, OpticsFacts):
     """Side of a crop, in pixels of the scale that the network works at."""
     learning_rate: float = Field(1e-3, gt=0, le=1)
     """Highest learning rate of Adam; it rises over the first twentieth of the steps and falls to 0."""
-    response_px: float = Field(0.0, ge=0, le=2)
-    """Largest blur (Gaussian deviation, in pixels of the working scale) put on half of the crops learned from noise-free
-    images, noise and all: detectors that spread each electron."""
     max_micrographs: int = Field(100, gt=0, le=10000)
     """Micrographs to learn from, spread evenly over the list; they are held in memory, at the working scale."""
     pixel_angstrom: float = Field(6.0, gt=0, le=50)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from emflow.denoise.config import DenoiseTrain
 from emflow.denoise.noise import deviation_of, draw_noise, noise_spectrum, white_noise
@@ -68,16 +67,13 @@ def _sample(images: Tensor, kind: str) -> Sample:
     return Sample(images, kind, noise, 1 / (max(shared, 0.0) + _FLOOR), spectrum)
 
 
-def pair_of(
-    sample: Sample, size: int, rng: torch.Generator, response_px: float = 0.0
-) -> tuple[Tensor, Tensor]:
+def pair_of(sample: Sample, size: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw one crop, input and target, (size, size) each.
 
     - halves: one half and the other, in random order.
     - single: y + a·n and y − n/a with fresh noise n of the spectrum of the image's own. For Gaussian noise the two
       are independent, so that the pair is as good as halves (T. Pang et al., Recorrupted-to-Recorrupted, CVPR 2021).
-    - clean: the image with up to as much noise again, and the truth, so that lower doses are seen too; both blurred
-      in half of the crops, where a response is given, and brought to the deviation that the image had.
+    - clean: the image with up to as much noise again, and the truth, so that lower doses are seen too.
     """
     part = crop(sample.images, size, rng)
     if sample.kind == "halves":
@@ -90,23 +86,7 @@ def pair_of(
     noise = sample.noise * torch.randn(size, size, generator=rng).to(part)
     added = float(torch.rand(1, generator=rng))
     norm = math.sqrt(1 + (added * sample.noise) ** 2)
-    pair = torch.stack([part[0] + added * noise, part[1]]) / norm
-    if response_px and float(torch.rand(1, generator=rng)) < 0.5:
-        blur = response_px * float(torch.rand(1, generator=rng))
-        blurred = _blurred(pair, blur)
-        pair = blurred * (pair[0].norm() / blurred[0].norm().clamp(min=1e-12))
-    return pair[0], pair[1]
-
-
-def _blurred(images: Tensor, sigma_px: float) -> Tensor:
-    """Images (N, h, w) through a Gaussian response, mirrored at the borders."""
-    reach = torch.arange(-4.0, 5.0, device=images.device)
-    line = torch.exp(-0.5 * (reach / max(sigma_px, 1e-3)) ** 2)
-    line = line / line.sum()
-    padded = functional.pad(images[:, None], (4, 4, 4, 4), mode="reflect")
-    return functional.conv2d(functional.conv2d(padded, line[None, None, None]), line[None, None, :, None])[
-        :, 0
-    ]
+    return (part[0] + added * noise) / norm, part[1] / norm
 
 
 def batch_of(
@@ -116,14 +96,13 @@ def batch_of(
     rng: torch.Generator,
     device: torch.device,
     part: slice = slice(None),
-    response_px: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draw inputs and targets (number, 1, size, size) and weights (number, 1, 1, 1); a part of them, where one is named.
 
     All are drawn either way, so that a part is the same in whichever process.
     """
     chosen = torch.randint(len(samples), (number,), generator=rng).tolist()
-    pairs = [pair_of(samples[i], size, rng, response_px) for i in chosen][part]
+    pairs = [pair_of(samples[i], size, rng) for i in chosen][part]
     inputs, targets = (torch.stack(images)[:, None].to(device) for images in zip(*pairs, strict=True))
     weights = torch.tensor([samples[i].weight for i in chosen[part]], device=device)[:, None, None, None]
     return inputs.contiguous(memory_format=torch.channels_last), targets, weights
@@ -145,9 +124,7 @@ def train_denoiser(
 
     def loss_of(net: nn.Module, step: int, part: slice) -> Tensor:
         rng = generator(cfg.seed, 31, step)
-        inputs, targets, weights = batch_of(
-            samples, cfg.batch, cfg.crop_px, rng, device, part, cfg.response_px
-        )
+        inputs, targets, weights = batch_of(samples, cfg.batch, cfg.crop_px, rng, device, part)
         return (weights * (net(inputs) - targets) ** 2).mean() * (len(inputs) / cfg.batch)
 
     return train(network, loss_of, Plan(cfg.steps, cfg.batch, cfg.learning_rate), checkpoint, ranks)
