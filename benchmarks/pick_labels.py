@@ -27,7 +27,7 @@ from emflow.pick.inputs import read_positions
 from emflow.pick.measures import score_picks
 from emflow.pick.score import Positions
 
-LABELS = (20, 50, 200)
+LABELS = (50, 20, 200)
 COMMON = "--pixel-size-angstrom 2 --n-micrographs 8 --micrograph-size-px 1024 --device cpu"
 SESSIONS = {
     "simulated, easy": f"{COMMON} --seed 41 --diameter-angstrom 180 --snr 0.05",
@@ -123,20 +123,23 @@ def run(name: str, labels: int, folder: Path) -> dict[str, Any]:
 def main() -> None:
     """Run what is missing, print the table."""
     folder = Path(next(a for a in sys.argv[1:] if a != "--write"))
-    sets = [*SESSIONS, *(["apoferritin"] if "EMFLOW_TEST_DATA" in os.environ else [])]
+    sets = [*(["apoferritin"] if "EMFLOW_TEST_DATA" in os.environ else []), *SESSIONS]
     rows = []
-    for name in sets:
-        for labels in (0, *LABELS):
+    for labels in (0, *LABELS):
+        for name in reversed(sets):
             kept = folder / f"{name.replace(', ', '_')}_{labels}" / "row.json"
             if not kept.exists():
                 row = run(name, labels, folder)
                 kept.write_text(json.dumps(row))
             rows.append(json.loads(kept.read_text()))
             print(rows[-1], flush=True)
-    if "--write" in sys.argv:
-        content = {"emflow": __version__, "command": "python benchmarks/pick_labels.py FOLDER --write"}
-        content |= {"date": time.strftime("%Y-%m-%d"), "rows": rows}
-        RESULT.write_text(json.dumps(content, indent=1) + "\n")
+            if "--write" in sys.argv:
+                content = {
+                    "emflow": __version__,
+                    "command": "python benchmarks/pick_labels.py FOLDER --write",
+                }
+                content |= {"date": time.strftime("%Y-%m-%d"), "rows": rows}
+                RESULT.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":
