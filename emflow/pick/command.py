@@ -20,8 +20,9 @@ from emflow.io.micrographs import Micrographs, for_each, load_micrographs
 from emflow.io.record import Record, write_metrics
 from emflow.io.star import write_star
 from emflow.pick.apply import Picks, pick_micrograph, require_diameter
+from emflow.pick.apply_network import pick_with_network
 from emflow.pick.config import PickApply, PickImport, PickScore
-from emflow.pick.inputs import read_intermediate, read_positions, require_denoised
+from emflow.pick.inputs import load_picker, read_intermediate, read_positions, require_denoised
 from emflow.pick.outputs import as_result, pick_tables, write_mask
 from emflow.pick.score import score_picks
 from emflow.step import EmflowError, OutOfMemory, Run
@@ -59,6 +60,7 @@ def apply(
     if len(images):
         require_diameter(cfg)
     masks, rows = out.parent / "masks", range(len(images))
+    picker, weights = load_picker(device) if cfg.method == "network" else (None, "")
 
     if cfg.pixels == "denoised" and "emflowDenoisedName" not in images.table:
         raise EmflowError(
@@ -74,10 +76,14 @@ def apply(
 
         def pick(pixels: torch.Tensor) -> Picks:
             dark = _dark(images, row, cfg)
+
+            def once(_: slice) -> Picks:
+                if picker is not None:
+                    return pick_with_network(pixels, pixel_size, dark, cfg, picker)
+                return pick_micrograph(pixels, pixel_size, dark, cfg)
+
             # one image at a time: where that does not fit, it is said so, and not laid to the image
-            return in_batches(lambda _: pick_micrograph(pixels, pixel_size, dark, cfg), 1, 1, "micrographs")[
-                0
-            ]
+            return in_batches(once, 1, 1, "micrographs")[0]
 
         try:
             picks = pick(pixels)
@@ -102,6 +108,7 @@ def apply(
             digest,
             _dark(images, row, cfg),
             denoised,
+            *([weights] if weights else []),
         )
         return result_key(cfg, *parts)
 

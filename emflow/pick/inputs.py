@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 
 import numpy as np
 import pandas as pd
+import torch
 
 from emflow.io.atomic import StepError
 from emflow.io.freed import want_again
@@ -14,9 +15,16 @@ from emflow.io.image import read_image
 from emflow.io.micrographs import Micrographs
 from emflow.io.particles import PARTICLE_BLOCKS
 from emflow.io.star import concat, floats, read_star
+from emflow.nn.weights import read_kind
+from emflow.pick.apply_network import Picker
+from emflow.pick.calibration import Calibration
+from emflow.pick.network import PickerNetwork
 from emflow.pick.score import Positions
 from emflow.step import EmflowError
 
+GENERAL = Path(__file__).parent / "weights" / "general.safetensors"
+"""The picker that emflow ships."""
+KIND = "picker"
 CSV_NAMES = {
     "rlnCoordinateX": ("x_px", "x", "rlncoordinatex", "x_coord"),
     "rlnCoordinateY": ("y_px", "y", "rlncoordinatey", "y_coord"),
@@ -24,6 +32,24 @@ CSV_NAMES = {
     "rlnAutopickFigureOfMerit": ("score", "probability", "rlnautopickfigureofmerit"),
 }
 """Our column → names that a CSV may give it, in lower case."""
+
+
+def load_picker(device: torch.device, path: Path = GENERAL) -> tuple[Picker, str]:
+    """Read a picker network with its calibration; and its checksum.
+
+    Raises
+    ------
+    EmflowError
+        If files are missing, changed, or not a picker's.
+    """
+    model = read_kind(path, KIND, "pick train")
+    network = PickerNetwork([int(width) for width in model.network["widths"]])
+    try:
+        network.load_state_dict(model.state)
+    except RuntimeError as error:
+        raise EmflowError(f"{path}: the weights do not fit the manifest's network: {error}") from None
+    network = network.to(device).eval().requires_grad_(False)
+    return Picker(network, Calibration.of(model.facts)), model.sha256
 
 
 def read_intermediate(path: str) -> np.ndarray:
