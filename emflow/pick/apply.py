@@ -65,8 +65,7 @@ def pick_micrograph(image: Tensor, pixel_size_angstrom: float, dark: bool, cfg: 
     EmflowError
         If the diameter is not set or does not fit the image, or the image is constant or not finite.
     """
-    if not bool(torch.isfinite(image).all()) or bool((image == image[0, 0]).all()):
-        raise EmflowError("The image is constant or holds values that are no numbers; expected a micrograph.")
+    require_micrograph(image)
     diameter = working_diameter(image.shape, pixel_size_angstrom, cfg)
     factor = max(1.0, diameter / cfg.diameter_px)
     small = shrink(image, factor)
@@ -100,6 +99,12 @@ def _contamination(
         return np.zeros(image.shape, dtype=bool)
     mask = find_contamination(image.cpu().numpy(), diameter, cfg.mask_strength, particles)
     return grow(mask, cfg.mask_margin * diameter)
+
+
+def require_micrograph(image: Tensor) -> None:
+    """Raise where an image is constant or holds what is no number."""
+    if not bool(torch.isfinite(image).all()) or bool((image == image[0, 0]).all()):
+        raise EmflowError("The image is constant or holds values that are no numbers; expected a micrograph.")
 
 
 def require_diameter(cfg: PickApply) -> float:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from emflow.nn.unet import UNet
 from emflow.pick.apply import Picks, working_diameter
+from emflow.pick.calibration import Calibration, count_taken
 from emflow.pick.config import PickApply
-from emflow.pick.prior import Calibration, count_taken
 from emflow.pick.view import peaks_of, view_of
 
 
@@ -31,7 +31,7 @@ def pick_learned(
     """Find the particles of one micrograph; see :func:`emflow.pick.apply.pick_micrograph`."""
     view = view_of(image, working_diameter(image.shape, pixel_size_angstrom, cfg), dark, cfg)
     peaks = peaks_of(picker.networks, view, cfg.min_distance)
-    chance = picker.calibration.probability(peaks.score)
+    chance = picker.calibration.probabilities(peaks.score)
     n = count_taken(chance, cfg.false_discovery_rate, cfg.min_probability)
     level = float(peaks.score[n - 1]) if n else float(np.max(peaks.score, initial=0.0)) + 1e-3
     mask = (view.weight == 0).cpu().numpy()

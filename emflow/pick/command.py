@@ -20,11 +20,13 @@ from emflow.io.record import Record
 from emflow.io.star import write_star
 from emflow.pick.apply import Picks, pick_micrograph, require_diameter
 from emflow.pick.apply_labels import pick_learned
+from emflow.pick.apply_network import pick_with_network
 from emflow.pick.command_learn import train
 from emflow.pick.command_tools import consensus, export, score
 from emflow.pick.config import PickApply, PickImport
 from emflow.pick.inputs import is_dark, read_intermediate, require_denoised
 from emflow.pick.inputs_learn import load_picker
+from emflow.pick.inputs_network import load_general
 from emflow.pick.outputs import as_result, pick_tables, write_mask
 from emflow.step import EmflowError, OutOfMemory, Run
 
@@ -60,9 +62,10 @@ def apply(
     """
     device = devices.prepare(run, gpu=False)
     images = load_micrographs(micrographs, cfg)
-    picker = load_picker(cfg.weights, device) if cfg.weights else None
-    if picker and cfg.diameter_angstrom is None:
-        cfg = cfg.model_copy(update={"diameter_angstrom": picker.diameter_angstrom})
+    learned = load_picker(cfg.weights, device) if cfg.weights else None
+    general = load_general(device) if cfg.method == "network" and not learned else None
+    if learned and cfg.diameter_angstrom is None:
+        cfg = cfg.model_copy(update={"diameter_angstrom": learned.diameter_angstrom})
     if len(images):
         require_diameter(cfg)
     masks, rows = out.parent / "masks", range(len(images))
@@ -82,13 +85,15 @@ def apply(
         def pick(pixels: torch.Tensor) -> Picks:
             dark = is_dark(images, row, cfg.contrast)
 
-            def found() -> Picks:
-                if picker:
-                    return pick_learned(pixels, pixel_size, dark, cfg, picker)
+            def once(_: slice) -> Picks:
+                if learned:
+                    return pick_learned(pixels, pixel_size, dark, cfg, learned)
+                if general:
+                    return pick_with_network(pixels, pixel_size, dark, cfg, general)
                 return pick_micrograph(pixels, pixel_size, dark, cfg)
 
             # one image at a time: where that does not fit, it is said so, and not laid to the image
-            return in_batches(lambda _: found(), 1, 1, "micrographs")[0]
+            return in_batches(once, 1, 1, "micrographs")[0]
 
         try:
             picks = pick(pixels)
@@ -114,7 +119,7 @@ def apply(
             is_dark(images, row, cfg.contrast),
             denoised,
         )
-        return result_key(cfg, *parts, *([picker.sha256] if picker else []))
+        return result_key(cfg, *parts, *(picker.sha256 for picker in (learned, general) if picker))
 
     with Record("pick.apply", cfg, run, inputs=[micrographs]) as record:
         if cfg.contrast == "auto" and "emflowContrast" not in images.table:

@@ -15,11 +15,11 @@ from emflow.io.micrographs import Micrographs, load_micrographs
 from emflow.io.record import Record, verdict, write_metrics, write_verdicts
 from emflow.io.star import write_star
 from emflow.nn.weights import write_model
+from emflow.pick.calibration import count_taken
 from emflow.pick.config_tools import PickTrain
 from emflow.pick.inputs import is_dark
 from emflow.pick.inputs_learn import KIND, Labelled, read_labels
 from emflow.pick.positives import Learned, learn
-from emflow.pick.prior import count_taken
 from emflow.step import EmflowError, Run
 
 FEW_LABELS, LOW_RECALL = 20, 0.6
@@ -66,11 +66,7 @@ def train(
             recipe=[shlex.join(["emflow", *sys.argv[1:]])],
             facts={
                 "diameter_angstrom": cfg.diameter_angstrom,
-                "calibration": {
-                    "scores": found.scores,
-                    "chances": found.chances,
-                    "particles": found.particles,
-                },
+                "calibration": {"score": found.score, "chance": found.chance},
                 "labels": hashlib.sha256(np.concatenate(read.xy_px).tobytes()).hexdigest(),
                 "settings": cfg.model_dump(mode="json"),
             },
@@ -80,9 +76,9 @@ def train(
 
 def _metrics(read: Labelled, learned: Learned) -> dict[str, float | int | None]:
     """Figures of the training; those of labels by the network that had not seen them."""
-    chance = np.sort(learned.calibration.probability(learned.peaks))[::-1]
+    chance = np.sort(learned.calibration.probabilities(learned.peaks))[::-1]
     taken = count_taken(chance, 0.05, 0.5)
-    held_out = learned.calibration.probability(learned.held_out)
+    held_out = learned.calibration.probabilities(learned.held_out)
     recall = float((held_out >= chance[taken - 1]).mean()) if taken else 0.0
     n = len(learned.networks)
     return {
@@ -91,11 +87,8 @@ def _metrics(read: Labelled, learned: Learned) -> dict[str, float | int | None]:
         "micrographs": len(read.examples),
         "micrographs_with_labels": sum(len(xy) > 0 for xy in read.xy_px),
         "peaks_per_micrograph": len(learned.peaks) / n / len(read.examples),
-        "particles_part_of_peaks": learned.calibration.particles,
-        "particles_per_micrograph": learned.calibration.particles
-        * len(learned.peaks)
-        / n
-        / len(read.examples),
+        "particles_part_of_peaks": learned.particles,
+        "particles_per_micrograph": learned.particles * len(learned.peaks) / n / len(read.examples),
         "highest_probability": float(chance[0]) if len(chance) else None,
         "held_out_labels_with_peak": float(np.isfinite(learned.held_out).mean()),
         "held_out_recall_at_5_percent": recall,
@@ -133,7 +126,7 @@ def _label_table(images: Micrographs, read: Labelled, learned: Learned) -> pd.Da
             "rlnCoordinateX": [f"{value:.2f}" for value in x],
             "rlnCoordinateY": [f"{value:.2f}" for value in y],
             "rlnAutopickFigureOfMerit": [
-                f"{p:.4f}" for p in learned.calibration.probability(learned.held_out)
+                f"{p:.4f}" for p in learned.calibration.probabilities(learned.held_out)
             ],
         },
         dtype=object,

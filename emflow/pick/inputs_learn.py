@@ -17,10 +17,10 @@ from emflow.nn.unet import UNet, on_device
 from emflow.nn.weights import read_kind
 from emflow.pick.apply import working_diameter
 from emflow.pick.apply_labels import Picker
+from emflow.pick.calibration import Calibration
 from emflow.pick.config import PickApply
 from emflow.pick.config_tools import PickTrain
 from emflow.pick.positives import MEMBERS, Example
-from emflow.pick.prior import Calibration
 from emflow.pick.view import view_of
 from emflow.step import EmflowError
 
@@ -107,6 +107,5 @@ def load_picker(path: str, device: torch.device) -> Picker:
         state = {k.removeprefix(prefix): v for k, v in model.state.items() if k.startswith(prefix)}
         network.load_state_dict(state)
         networks.append(on_device(network, device).eval().requires_grad_(False))
-    told = model.facts["calibration"]
-    calibration = Calibration(tuple(told["scores"]), tuple(told["chances"]), told["particles"])
+    calibration = Calibration.of(model.facts)
     return Picker(networks, calibration, model.facts["diameter_angstrom"], model.sha256)

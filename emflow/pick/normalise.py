@@ -26,6 +26,14 @@ def shrink(image: Tensor, factor: float) -> Tensor:
     return functional.interpolate(image[None, None], size=size, mode="bicubic", antialias=True)[0, 0]
 
 
+def resize(image: Tensor, factor: float) -> Tensor:
+    """Bring an image (y, x) to 1/factor of its size, finer or coarser; as :func:`shrink`."""
+    if factor > 1:
+        return shrink(image, factor)
+    size = [max(1, round(n / factor)) for n in image.shape]
+    return functional.interpolate(image[None, None], size=size, mode="bicubic")[0, 0]
+
+
 def remove_trend(image: Tensor, weight: Tensor) -> Tensor:
     """Subtract the cubic polynomial of x and y that fits the weighted pixels best, outliers left out.
 

@@ -16,8 +16,9 @@ from torch.nn import functional
 from emflow.device import generator
 from emflow.nn.train import Plan, train
 from emflow.nn.unet import UNet, on_device
+from emflow.pick.calibration import Calibration
 from emflow.pick.config_tools import PickTrain
-from emflow.pick.prior import Calibration, calibrate, part_of_particles
+from emflow.pick.prior import calibrate, part_of_particles
 from emflow.pick.view import View, peaks_of
 
 log = logging.getLogger("emflow")
@@ -53,6 +54,8 @@ class Learned:
     peaks: np.ndarray
     """Scores of all peaks in the examples, by each network."""
     losses: list[float]
+    particles: float
+    """Part of the peaks that are particles."""
 
 
 def learn(examples: Sequence[Example], cfg: PickTrain, device: torch.device) -> Learned:
@@ -79,7 +82,9 @@ def learn(examples: Sequence[Example], cfg: PickTrain, device: torch.device) -> 
             scores.append(found)
         log.info("network %d of %d trained", member + 1, MEMBERS)
     peaks, labels = np.concatenate(scores), np.concatenate(held)
-    return Learned(networks, calibrate(peaks, labels), labels, peaks, losses)
+    return Learned(
+        networks, calibrate(peaks, labels), labels, peaks, losses, part_of_particles(peaks, labels)
+    )
 
 
 def label_scores(networks: list[UNet], example: Example) -> tuple[np.ndarray, np.ndarray]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import isotonic_regression
+
+from emflow.pick.calibration import Calibration
 
 SUREST = 0.99
 """Highest probability: a few hundred labels tell no more."""
@@ -14,22 +15,6 @@ BIN_LABELS = 3
 """Labels in a bin of scores; neighbouring bins are pooled as far as needed."""
 DOUBT = 0.1
 """Chance that a part above any score is off by more than the margin that keeps luck from choosing the score."""
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Probability of a peak to be a particle, linear between scores."""
-
-    scores: tuple[float, ...]
-    """Rising."""
-    chances: tuple[float, ...]
-    """Probability at each; not falling."""
-    particles: float
-    """Part of all peaks that are particles."""
-
-    def probability(self, score: np.ndarray) -> np.ndarray:
-        """Probabilities of scores, shape as theirs."""
-        return np.interp(score, self.scores, self.chances)
 
 
 def part_of_particles(peaks: np.ndarray, labels: np.ndarray) -> float:
@@ -75,7 +60,7 @@ def calibrate(peaks: np.ndarray, labels: np.ndarray) -> Calibration:
     """
     part = part_of_particles(peaks, labels)
     if part <= 0.0:
-        return Calibration((0.0,), (0.0,), 0.0)
+        return Calibration((0.0,), (0.0,))
     bins = max(2, len(labels) // BIN_LABELS)
     edges = np.quantile(labels, np.arange(1, bins) / bins, method="lower")
     edges = np.unique(edges[np.isfinite(edges)])
@@ -91,19 +76,4 @@ def calibrate(peaks: np.ndarray, labels: np.ndarray) -> Calibration:
     above = np.cumsum(count[some][::-1])
     particles = np.minimum(SUREST * above, np.cumsum(fitted * count[some][::-1]))
     chances = np.minimum.accumulate(np.diff(particles, prepend=0.0) / count[some][::-1])
-    return Calibration(tuple(middle), tuple(chances[::-1].tolist()), part)
-
-
-def count_taken(chance: np.ndarray, rate: float, least: float) -> int:
-    """How many of the best peaks to take: false ones at most ``rate`` of them, each at least ``least`` likely.
-
-    Parameters
-    ----------
-    chance
-        Probabilities, highest first.
-    """
-    if len(chance) == 0:
-        return 0
-    false = np.cumsum(1 - chance) / np.arange(1, len(chance) + 1)
-    good = np.flatnonzero((false <= rate) & (chance >= least))
-    return int(good[-1]) + 1 if len(good) else 0
+    return Calibration(tuple(middle), tuple(chances[::-1].tolist()))

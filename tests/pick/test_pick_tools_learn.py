@@ -14,11 +14,12 @@ import torch
 from emflow.io.mrc import write_mrc
 from emflow.io.star import floats, read_star
 from emflow.pick import command
+from emflow.pick.calibration import count_taken
 from emflow.pick.config import PickApply, PickTrain
 from emflow.pick.inputs import read_positions
 from emflow.pick.measures import score_picks
 from emflow.pick.positives import positive_unlabelled_risk
-from emflow.pick.prior import calibrate, count_taken, part_of_particles
+from emflow.pick.prior import calibrate, part_of_particles
 from emflow.step import EmflowError
 
 
@@ -41,16 +42,16 @@ def test_the_class_prior_is_found_from_labels(part: float) -> None:
 def test_nothing_is_said_to_be_a_particle_without_evidence() -> None:
     peaks = np.random.default_rng(0).normal(size=100)
     assert part_of_particles(peaks, np.full(20, -np.inf)) == 0
-    assert calibrate(peaks, np.full(20, -np.inf)).probability(peaks).max() == 0
+    assert calibrate(peaks, np.full(20, -np.inf)).probabilities(peaks).max() == 0
     assert part_of_particles(np.zeros(0), np.zeros(5)) == 0
-    assert count_taken(calibrate(peaks, np.full(20, -np.inf)).probability(peaks), 0.05, 0.0) == 0
+    assert count_taken(calibrate(peaks, np.full(20, -np.inf)).probabilities(peaks), 0.05, 0.0) == 0
 
 
 def test_probabilities_are_what_they_say_and_never_quite_sure() -> None:
     gaps, rates = [], []
     for seed in range(10):
         scores, particle, labels = peaks_and_labels(0.4, 200, 3.0, seed)
-        chance = calibrate(scores, labels).probability(scores)
+        chance = calibrate(scores, labels).probabilities(scores)
         order = np.argsort(-scores)
         assert (np.diff(chance[order]) <= 0).all()
         assert chance.max() <= 0.99 + 1e-9
