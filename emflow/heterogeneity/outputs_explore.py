@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from emflow.heterogeneity.traverse import barrier
 from emflow.io.atomic import write_bytes
 from emflow.io.mrc import write_mrc
 from emflow.io.record import read_json, verdict, write_metrics, write_verdicts
-from emflow.io.star import write_star
+from emflow.io.star import read_table, write_star
 from emflow.step import Judgement
 
 _SHOWN = 10
@@ -30,10 +30,14 @@ _BINS = 30
 
 
 def clear_volumes(out: Path) -> None:
-    """Remove the volumes of an earlier run; fewer may come now."""
-    for pattern in ("volume_*.mrc", "figures/volumes.png"):
-        for path in out.glob(pattern):
-            path.unlink()
+    """Remove the volumes of an earlier run, those that its table names; fewer may come now."""
+    if not (out / "volumes.star").is_file():
+        return
+    for name in read_table(out / "volumes.star", "volumes", "emflowVolume")["emflowVolume"]:
+        stem = PurePath(name).stem
+        for ending in ("", "_confidence", "_half1", "_half2"):
+            (out / f"{stem}{ending}.mrc").unlink(missing_ok=True)
+    (out / "figures" / "volumes.png").unlink(missing_ok=True)
 
 
 class VolumeFolder:

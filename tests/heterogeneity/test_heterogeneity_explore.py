@@ -161,6 +161,12 @@ def test_a_volume_far_from_the_data_is_refused_unless_asked_for(three: tuple[Pat
     command.decode(folder / "fit", folder / "far", cfg=cfg)
     assert float(read_star(folder / "far" / "volumes.star")["volumes"]["emflowDistance"].iloc[0]) > 1.5
     assert (folder / "far" / "volume_001_half2.mrc").exists()
+    (folder / "far" / "volume_mine.mrc").write_bytes(b"mine")
+    command.decode(
+        folder / "fit", folder / "far", cfg=HeterogeneityDecode(values=("0.1,0.2",), extrapolate=True)
+    )
+    assert not (folder / "far" / "volume_001_half2.mrc").exists(), "of the earlier run"
+    assert (folder / "far" / "volume_mine.mrc").exists(), "not emflow's"
 
 
 def test_selected_particles_are_those_of_a_true_state_with_every_column(
