@@ -161,26 +161,3 @@ def denoised_names(table: Path) -> dict[str, Path]:
     rows = read_star(table)["micrographs"]
     names = zip(rows["rlnMicrographName"], rows["emflowDenoisedName"], strict=True)
     return {str(name): Path(image) for name, image in names}
-
-
-def table_of(sessions: list[Path]) -> str:
-    """Return one STAR table of all sessions' micrographs, each session an optics group of its own."""
-    optics, rows = [], []
-    for group, session in enumerate(sessions, start=1):
-        facts = json.loads((session / "truth" / "facts.json").read_text(encoding="utf-8"))
-        numbers = (facts[key] for key in ("pixel_size_angstrom", "voltage_kv", "cs_mm", "amplitude_contrast"))
-        optics.append(" ".join(map(str, (group, *numbers))))
-        files = sorted((session / "micrographs").glob("*.mrc"))
-        rows += [f"{path} {group} {session.name}-{path.stem}" for path in files]
-    lines = ["data_optics", "loop_", *_OPTICS, *optics, "", "data_micrographs", "loop_", *_MICROGRAPHS, *rows]
-    return "\n".join(lines) + "\n"
-
-
-_OPTICS = (
-    "_rlnOpticsGroup",
-    "_rlnMicrographPixelSize",
-    "_rlnVoltage",
-    "_rlnSphericalAberration",
-    "_rlnAmplitudeContrast",
-)
-_MICROGRAPHS = ("_rlnMicrographName", "_rlnOpticsGroup", "_emflowMicrographId")

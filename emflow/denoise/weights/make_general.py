@@ -17,6 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from emflow.io.simulated import write_sessions
+
 FIRST_SEED = 1000
 """Seeds below are left to tests, examples and judging."""
 FIRST = range(22)
@@ -98,7 +100,7 @@ def main(folder: Path) -> None:
         ("model", SECOND, _SECOND),
     ):
         table = folder / f"{name}.star"
-        table.write_text(table_of([folder / f"session_{index:03d}" for index in sessions]), encoding="utf-8")
+        write_sessions(table, [folder / f"session_{index:03d}" for index in sessions])
         if not (folder / name / "model.json").exists():
             _run("denoise", "train", str(table), str(folder / name), "--start", begin, *_COMMON, *how)
         begin = str(folder / name / "model.safetensors")
@@ -115,33 +117,8 @@ def ship(model: Path, folder: Path) -> None:
         "recipe": ["python -m emflow.denoise.weights.make_general FOLDER"],
         "trained_on": f"{len(FIRST) + len(SECOND)} sessions simulated by emflow, seeds from {FIRST_SEED}; no other data",
     }
-    text = json.dumps(manifest, indent=1) + "\n"
+    text = json.dumps(manifest, indent=1).replace(str(folder), "FOLDER") + "\n"
     (folder / "general.json").write_text(text, encoding="utf-8")
-
-
-def table_of(sessions: list[Path]) -> str:
-    """Return one STAR table of all sessions' micrographs, each session an optics group of its own."""
-    optics, rows = [], []
-    for group, session in enumerate(sessions, start=1):
-        facts = json.loads((session / "truth" / "facts.json").read_text(encoding="utf-8"))
-        numbers = (facts[key] for key in ("pixel_size_angstrom", "voltage_kv", "cs_mm", "amplitude_contrast"))
-        optics.append(" ".join(map(str, (group, *numbers))))
-        rows += [
-            f"{path} {group} {session.name}-{path.stem} {session / 'truth' / 'clean' / path.name}"
-            for path in sorted((session / "micrographs").glob("*.mrc"))
-        ]
-    lines = ["data_optics", "loop_", *_OPTICS, *optics, "", "data_micrographs", "loop_", *_MICROGRAPHS, *rows]
-    return "\n".join(lines) + "\n"
-
-
-_OPTICS = (
-    "_rlnOpticsGroup",
-    "_rlnMicrographPixelSize",
-    "_rlnVoltage",
-    "_rlnSphericalAberration",
-    "_rlnAmplitudeContrast",
-)
-_MICROGRAPHS = ("_rlnMicrographName", "_rlnOpticsGroup", "_emflowMicrographId", "_emflowCleanName")
 
 
 def _run(*words: str) -> None:

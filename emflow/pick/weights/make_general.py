@@ -19,13 +19,14 @@ import torch
 from sklearn.metrics import average_precision_score
 
 from emflow.device import generator
+from emflow.io.simulated import write_sessions
 from emflow.nn.train import Plan
 from emflow.nn.weights import CheckpointFile, write_model
 from emflow.pick.apply_network import candidates
 from emflow.pick.calibration import Calibration
 from emflow.pick.config import PickApply
 from emflow.pick.inputs_network import KIND
-from emflow.pick.inputs_sample import denoised_names, examples_of, near, simulated, table_of
+from emflow.pick.inputs_sample import denoised_names, examples_of, near, simulated
 from emflow.pick.junk import add_junk
 from emflow.pick.learn import Example, new_network, train_network
 from emflow.pick.network import WIDTHS, PickerNetwork
@@ -43,7 +44,7 @@ def prepare(folder: Path) -> dict[str, Path]:
     """Simulate and denoise what is missing; the denoised images by micrograph."""
     simulate(folder)
     table, out = folder / "sessions.star", folder / "denoised" / "denoised.star"
-    table.write_text(table_of(sorted(folder.glob("session_*"))), encoding="utf-8")
+    write_sessions(table, sorted(folder.glob("session_*")))
     if not out.exists():
         run([["denoise", "apply", str(table), str(out), "--contrast", "dark"]])
     return denoised_names(out)
