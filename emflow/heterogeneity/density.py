@@ -16,6 +16,8 @@ from sklearn.mixture import GaussianMixture
 
 _FLOOR = 1e-4
 """Least variance of a Gaussian, where the population's is 1."""
+_LEAST_TOLD = 0.05
+"""Part of the prior's variance that an image must take away to count."""
 _FITTED = 10_000
 """Particles, at most, that the mixture is fitted to."""
 _TURNS = 500
@@ -37,9 +39,14 @@ class Seen:
 
     @staticmethod
     def of(latent: np.ndarray, deviation: np.ndarray) -> Seen:
-        """Take the prior N(0, 1) out of posterior means and deviations (N, D)."""
-        precision = 1 / np.maximum(deviation, 1e-6) ** 2
-        return Seen(np.maximum(precision - 1, 0), latent * precision)
+        """Take the prior N(0, 1) out of posterior means and deviations (N, D).
+
+        An image whose posterior is hardly narrower than the prior, or wider (by the model's own error), says nothing:
+        what little it says would be divided by next to nothing.
+        """
+        variance = np.maximum(deviation, 1e-6) ** 2
+        told = variance < 1 - _LEAST_TOLD
+        return Seen(np.where(told, 1 / variance - 1, 0.0), np.where(told, latent / variance, 0.0))
 
     def some(self, rows: np.ndarray | slice) -> Seen:
         """A part of the images."""
@@ -126,14 +133,18 @@ def _maximise(seen: Seen, times: np.ndarray, mixture: Gaussians, turns: int) -> 
 
 
 def deconvolve(seen: Seen, most: int, seed: int) -> Gaussians:
-    """Fit mixtures of 1 … ``most`` Gaussians; the Bayesian information criterion chooses."""
+    """Fit mixtures of 1 … ``most`` Gaussians; the Bayesian information criterion chooses.
+
+    Where fewer than 20 images say anything, the population is taken to be the prior.
+    """
     count = len(seen.product)
     shrink = np.clip(seen.precision / (seen.precision + 1), 0.05, 1)
-    sure = shrink.mean(1) >= np.median(shrink.mean(1))  # images that say nothing lie all at the prior's mean
+    told = (seen.precision > 0).any(1)  # images that say nothing lie all at the prior's mean
+    sure = told & (shrink.mean(1) >= np.median(shrink[told].mean(1) if told.any() else 1.0))
     points = (seen.product / (seen.precision + 1) / shrink)[sure]
     best: tuple[float, Gaussians] | None = None
     for number in range(1, most + 1):
-        if count < 20 * number:
+        if told.sum() < 20 * number:
             break
         first = GaussianMixture(number, n_init=2, reg_covar=1e-3, random_state=seed)
         with warnings.catch_warnings():
@@ -210,9 +221,10 @@ def make_landscape(
     profiles = np.stack([density, *drawn]).reshape(len(drawn) + 1, _CELLS, -1).sum(2) * step
     lowest = int(density.argmax())
     tiny = np.finfo(float).tiny
-    energy = -np.log(np.maximum(density, tiny) / density[lowest])
+    energy = np.log(density[lowest]) - np.log(np.maximum(density, tiny))
     each = np.stack(drawn)
-    energies = -np.log(np.maximum(each, tiny) / np.maximum(each[:, lowest : lowest + 1], tiny))
+    heights = np.log(np.maximum(each, tiny))
+    energies = heights[:, lowest : lowest + 1] - heights
     shown = energy <= np.log(max(len(latent), 2) / _LEAST)
     place = _places(everything, mixture)
     return Landscape(

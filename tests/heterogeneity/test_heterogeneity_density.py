@@ -58,6 +58,21 @@ def test_images_that_say_nothing_do_not_count() -> None:
     assert mixture.weight[order] == pytest.approx([0.3, 0.7], abs=0.06)
 
 
+def test_posteriors_wider_than_the_prior_say_nothing() -> None:
+    """The model's own error is added to them, so that they can be."""
+    rng = np.random.default_rng(4)
+    latent = rng.standard_normal((600, 2))
+    found = make_landscape(latent, 0.98 + 0.2 * rng.random((600, 2)), 4, 3, 0)
+    assert len(found.mixture.weight) == 1
+    assert found.mixture.covariance[0] == pytest.approx(np.eye(2)), "the prior: nothing more is known"
+    true = two_clusters(3000, 0.15)
+    latent, deviation = seen_as(true, np.full(true.shape, 0.3))
+    deviation[1500:] = 1.1
+    mixture = deconvolve(Seen.of(latent, deviation), 3, 0)
+    order = np.argsort(mixture.mean[:, 0])
+    assert mixture.weight[order] == pytest.approx([0.3, 0.7], abs=0.06)
+
+
 def test_the_landscape_has_the_height_of_the_truth_within_its_errors() -> None:
     """Two equal wells, the second of a third of the particles: ln 2 apart."""
     rng = np.random.default_rng(5)
