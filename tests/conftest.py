@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from emflow.em import batches
 from emflow.nn import tiles
 
 torch.set_num_threads(1)
+settings.register_profile("seeded", derandomize=True)
+settings.load_profile("seeded")  # the same examples each time; --hypothesis-profile=default draws new ones
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 

@@ -113,6 +113,8 @@ def probabilities(rank: np.ndarray) -> np.ndarray:
     n, k = rank.shape
     if n == 0:
         return np.zeros(0)
+    # between pickers that mirror each other rounding decides: the same one in whichever order they come
+    rank = rank[:, sorted(range(k), key=lambda j: rank[:, j].tobytes())]
     level = np.where(np.isnan(rank), 0, np.ceil(np.nan_to_num(rank) * LEVELS)).astype(np.int64)
     found = (level > 0).mean(axis=1)
     guess = np.clip(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from emflow.io.star import floats, read_star, write_star
@@ -58,6 +58,7 @@ def test_several_are_better_than_the_best_of_them(pickers: int, gain: float) -> 
 
 
 @settings(max_examples=40, deadline=None)
+@example(36813, [2, 2], None)  # two pickers that mirror each other
 @given(st.integers(0, 2**31), st.lists(st.integers(0, 25), min_size=2, max_size=4), st.randoms())
 def test_what_holds_for_any_picks(seed: int, sizes: list[int], shuffle: object) -> None:
     random = np.random.default_rng(seed)
@@ -80,7 +81,7 @@ def test_what_holds_for_any_picks(seed: int, sizes: list[int], shuffle: object) 
     again, _ = join(*zip(*[pickers[i] for i in order], strict=True), NEAR)
     assert np.allclose(again.xy_px, joined.xy_px)
     assert np.allclose(again.rank, joined.rank[:, order], equal_nan=True)
-    assert np.allclose(probabilities(again.rank), chance, atol=1e-4)
+    np.testing.assert_array_equal(probabilities(again.rank), chance)
     # a picker's scale does not matter
     warped, _ = join([p[0] for p in pickers], [p[1] for p in pickers], [np.exp(p[2]) for p in pickers], NEAR)
     assert np.allclose(warped.rank, joined.rank, equal_nan=True)
