@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from running.cost import run
+from running.simulated_sets import run_sets
 from sklearn.metrics import adjusted_rand_score
 
 from emflow.em.masks import lowpass, solvent_mask
@@ -125,28 +126,5 @@ def keep(result: dict[str, object]) -> None:
     RESULTS.write_text(json.dumps(about, indent=1) + "\n")
 
 
-def main() -> None:
-    """Run the sets."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("sets", nargs="*", default=list(SETS))
-    parser.add_argument("--particles", type=int, default=3000)
-    parser.add_argument("--box", type=int, default=64)
-    parser.add_argument("--snr", type=float, default=0.1)
-    parser.add_argument("--starts", type=int, default=2)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--write", action="store_true", help="add to benchmarks/results")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    for kind in given.sets:
-        for seed in given.seeds:
-            result = measure(kind, seed, given)
-            print(json.dumps(result), flush=True)
-            if given.write:
-                keep(result)
-
-
 if __name__ == "__main__":
-    main()
+    run_sets(__doc__, SETS, measure, keep, particles=3000, box=64, snr=0.1, starts=2)

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 from running.cost import run
+from running.simulated_sets import run_sets
 from scipy.stats import spearmanr
 from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import KNeighborsRegressor
@@ -109,29 +110,6 @@ def score_maps(kind: str, folder: Path, truth: pd.DataFrame, latent: np.ndarray)
     return dict(zip(names, np.mean(areas, 0).tolist(), strict=True))
 
 
-def main() -> None:
-    """Run the sets."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("sets", nargs="*", default=list(SETS))
-    parser.add_argument("--particles", type=int, default=5000)
-    parser.add_argument("--box", type=int, default=64)
-    parser.add_argument("--snr", type=float, default=0.1)
-    parser.add_argument("--components", type=int, default=8)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--write", action="store_true", help="add to benchmarks/results")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    for kind in given.sets:
-        for seed in given.seeds:
-            result = measure(kind, seed, given)
-            print(json.dumps(result), flush=True)
-            if given.write:
-                keep(result)
-
-
 def measure(kind: str, seed: int, given: argparse.Namespace) -> dict[str, object]:
     """Make, fit, analyse and score one set."""
     folder = given.folder / f"{kind}_{given.particles}_{given.box}_{given.snr:g}_{seed}"
@@ -174,4 +152,4 @@ def keep(result: dict[str, object]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_sets(__doc__, SETS, measure, keep, particles=5000, box=64, snr=0.1, components=8)

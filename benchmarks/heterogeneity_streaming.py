@@ -17,16 +17,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from streaming import CPU, Held, disk_bytes, drop, make
+from streaming import CPU, Held, disk_bytes, drop, make, measure
 
 from emflow.em.basis import BasisGrid
 from emflow.em.masks import soft_sphere
@@ -69,14 +66,9 @@ def one_pass(folder: Path, count: int, source: str, box: int) -> dict[str, Any]:
     }
 
 
-def measure(folder: Path, box: int, count: int, source: str) -> dict[str, Any]:
-    """One measurement in a process of its own."""
-    command = [sys.executable, __file__, str(folder), "--box", str(box), "--child", str(count), source]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    answer = subprocess.run(command, check=True, env=environment, capture_output=True, text=True)
-    line: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
-    print(json.dumps(line), flush=True)
-    return line
+def measure_pass(folder: Path, box: int, count: int, source: str) -> dict[str, Any]:
+    """One pass in a process of its own."""
+    return measure(str(folder), "--box", str(box), "--child", str(count), source, program=__file__)
 
 
 def main() -> None:
@@ -97,11 +89,11 @@ def main() -> None:
     make(given.folder, given.box, sorted({*given.particles, TIMED}), DIFFERENT)
     lines = []
     for count in given.particles:
-        lines.append({"measured": "memory"} | measure(given.folder, given.box, count, "store"))
+        lines.append({"measured": "memory"} | measure_pass(given.folder, given.box, count, "store"))
         if count != TIMED:
             (given.folder / f"heterogeneity{count}.store").unlink()
     for source in ("memory", "store") * 3:
-        line = measure(given.folder, given.box, TIMED, source)
+        line = measure_pass(given.folder, given.box, TIMED, source)
         lines.append({"measured": "pass"} | line)
     if given.write:
         note = "noise; one thread; page cache dropped with posix_fadvise before each pass"

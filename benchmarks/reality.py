@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from heterogeneity_quick import SETS, prepare
 from running.cost import run
+from running.simulated_sets import run_sets
 from scipy.spatial.transform import Rotation
 
 from emflow.em.poses import euler_to_matrix, matrix_to_euler
@@ -109,28 +110,5 @@ def keep(row: dict[str, object]) -> None:
     RESULTS.write_text(json.dumps(sorted(rows, key=lambda r: [str(r[n]) for n in names]), indent=1) + "\n")
 
 
-def main() -> None:
-    """Run the sets."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("sets", nargs="*", default=list(KINDS))
-    parser.add_argument("--particles", type=int, default=1500)
-    parser.add_argument("--box", type=int, default=40)
-    parser.add_argument("--snr", type=float, default=0.2)
-    parser.add_argument("--pose-error-deg", type=float, default=3.0)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--write", action="store_true", help="add to benchmarks/results")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    for kind in given.sets:
-        for seed in given.seeds:
-            row = measure(kind, seed, given)
-            print(json.dumps(row), flush=True)
-            if given.write:
-                keep(row)
-
-
 if __name__ == "__main__":
-    main()
+    run_sets(__doc__, KINDS, measure, keep, particles=1500, box=40, snr=0.2, pose_error_deg=3.0)

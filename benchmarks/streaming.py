@@ -169,10 +169,10 @@ def speed(folder: Path, count: int, source: str, band_fraction: float, search: b
     }
 
 
-def measure(*words: str) -> dict[str, Any]:
-    """One measurement in a process of its own."""
+def measure(*words: str, program: str = __file__) -> dict[str, Any]:
+    """One measurement of a program in a process of its own."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, *words]
+    command = [sys.executable, program, *words]
     answer = subprocess.run(command, check=True, env=environment, capture_output=True, text=True)
     line: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
     print(json.dumps(line), flush=True)
