@@ -13,7 +13,8 @@ refine    `Refinement.find_poses` with a search everywhere: transforms, search, 
 operands  the products of the search with operands rounded to TF32 and bfloat16 (sums in float32), on any device: the
           share of particles whose best orientation is the same, and the largest error of a best log-likelihood
 tf32      the search again with torch's TF32 switch: its speed, and the share of equal best orientations
-denoise   `denoise` of a micrograph with the general model, in tiles; micrographs a second
+denoise   `denoise` of a micrograph with the general model, in tiles: micrographs a second in float32, in bfloat16 and
+          compiled; and the network's operations a second in tiles alone, as a share of the peak of those operands
 
 Particles are projections of random lumps in noise at SNR 0.05 in the box, with random CTF; specimens fill 0.6 of
 the box. Every figure is the best of three repetitions after one to warm up, the device waited for.
@@ -33,6 +34,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from emflow import __version__
 from emflow.denoise.apply import denoise
@@ -45,6 +47,8 @@ from emflow.em.pose_fit import FittedPoses
 from emflow.em.poses import angular_distance_deg, quaternion_to_matrix
 from emflow.em.search import References, WeightedImages, search_globally
 from emflow.em.slices import volume_spectrum
+from emflow.nn.fast import faster
+from emflow.nn.tiles import run_tiled
 from emflow.reconstruct.config import ReconstructRefine
 from emflow.reconstruct.refine import HalfState, Refinement
 from emflow.step import Execution
@@ -237,13 +241,30 @@ def operands(images: WeightedImages, references: References, phases: Tensor) -> 
     return shares | {f"score_error_{name}": value for name, value in error.items()}
 
 
-def denoised(device: torch.device, sizes: Sizes) -> dict[str, Any]:
-    """Micrographs a second with the general model."""
+def denoised(device: torch.device, sizes: Sizes, peak: dict[str, float]) -> list[dict[str, Any]]:
+    """Micrographs a second with the general model, and what its network reaches of the device's peak."""
     network, scale, _ = load_model(None, device)
     n = sizes.micrograph_px
-    image = torch.randn(n, n, generator=torch.Generator().manual_seed(0)).to(device)
-    seconds = best(lambda: denoise(image, PIXEL, network, scale, 1024, False), device, sizes.repetitions)
-    return {"measured": "denoise", "micrograph_px": n, "micrographs_per_s": 1 / seconds}
+    image, tile = (
+        torch.randn(side, side, generator=torch.Generator().manual_seed(0)).to(device)
+        for side in (n, min(n, 1024))
+    )
+    with FlopCounterMode(display=False) as counted:
+        run_tiled(network, tile)
+    lines = []
+    for half, compiled in ((False, False), (True, False), (True, True)):
+        if compiled and device.type != "cuda":
+            continue
+        run = faster(network, half, compiled)
+        seconds = best(lambda: denoise(image, PIXEL, run, scale, 1024, False), device, sizes.repetitions)  # noqa: B023
+        alone = best(lambda: run_tiled(run, tile), device, sizes.repetitions)  # noqa: B023
+        rate = counted.get_total_flops() / alone
+        about = {"measured": "denoise", "micrograph_px": n, "half": half, "compiled": compiled}
+        speed = {"micrographs_per_s": 1 / seconds, "megapixels_per_s": n * n / 1e6 / seconds}
+        lines.append(
+            about | speed | {"operations_per_s": rate, "of_peak": rate / peak["bf16" if half else "ieee"]}
+        )
+    return lines
 
 
 def measure(device: torch.device, sizes: Sizes) -> list[dict[str, Any]]:
@@ -252,7 +273,7 @@ def measure(device: torch.device, sizes: Sizes) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = [{"measured": "peak", "matrix": sizes.matrix, **peak}]
     for box in sizes.boxes:
         lines += search(box, device, sizes, peak["ieee"])
-    lines.append(denoised(device, sizes))
+    lines += denoised(device, sizes, peak)
     for line in lines:
         for name, value in line.items():
             if isinstance(value, float):

@@ -50,6 +50,7 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
         "Denoise micrographs, for picking and viewing.",
         {
             "train": "Train a model on half sums, or on the micrographs alone.",
+            "train-restorer": "Learn to sample a model's error, from simulated micrographs.",
             "apply": "Denoise each micrograph with the general model or your own.",
             "check": "Ask independent data what of the denoised micrographs they bear out.",
         },

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from emflow.denoise.scale import Scale, to_scale
 from emflow.device import generator
-from emflow.nn.tiles import run_tiled
-from emflow.nn.unet import UNet
+from emflow.nn.tiles import Network, run_tiled
 
 NOTHING = 2.0
 """Times what the network makes of noise, below which a micrograph shows no signal."""
@@ -29,7 +28,7 @@ class Denoised:
 
 @torch.no_grad()
 def denoise(
-    image: Tensor, pixel_size_angstrom: float, network: UNet, scale: Scale, tile_px: int, bright: bool
+    image: Tensor, pixel_size_angstrom: float, network: Network, scale: Scale, tile_px: int, bright: bool
 ) -> Denoised:
     """Denoise one micrograph: resample, normalise once, run the network, undo both.
 
@@ -62,7 +61,7 @@ def denoise(
 
 
 @torch.no_grad()
-def noise_variance(network: UNet, device: torch.device) -> float:
+def noise_variance(network: Network, device: torch.device) -> float:
     """Variance of what a network makes of white noise of variance 1."""
     noise = torch.randn(1, 1, _NOISE_PX, _NOISE_PX, generator=generator(0, 34)).to(device)
     return float(run_tiled(network, noise[0, 0]).var())

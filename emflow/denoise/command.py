@@ -16,33 +16,37 @@ import torch
 from emflow import device as devices
 from emflow.denoise.apply import denoise, noise_variance
 from emflow.denoise.command_check import check
+from emflow.denoise.command_restore import train_restorer
 from emflow.denoise.config import DenoiseApply, DenoiseTrain
 from emflow.denoise.inputs import (
     chosen_examples,
     is_bright,
     load_model,
+    load_restorer,
     load_tables,
     read_sample,
     spread_over,
     what_is_learned_from,
 )
 from emflow.denoise.outputs import ImageJournal, keep_only, training_metrics, training_verdicts, with_denoised
+from emflow.denoise.restorer import Sampling, restore
 from emflow.denoise.scale import Scale
 from emflow.denoise.train import held_out_gain, train_denoiser
 from emflow.em.batches import in_batches
-from emflow.io.freed import freed
+from emflow.io.freed import beside, freed
 from emflow.io.image import is_restored, read_image
 from emflow.io.journal import result_key
 from emflow.io.micrographs import Micrographs, for_each, load_micrographs
 from emflow.io.mrc import RESTORED_LABEL, write_mrc
 from emflow.io.record import Record, write_metrics, write_verdicts
 from emflow.io.star import write_star
+from emflow.nn.fast import faster
 from emflow.nn.ranks import Ranks, joined, launch, wanted
 from emflow.nn.unet import UNet, on_device
 from emflow.nn.weights import CheckpointFile, write_model
 from emflow.step import EmflowError, Run
 
-__all__ = ["apply", "check", "train"]
+__all__ = ["apply", "check", "train", "train_restorer"]
 
 log = logging.getLogger("emflow")
 
@@ -64,7 +68,8 @@ def apply(
     micrographs
         STAR table, folder, glob (in quotes) or image.
     out
-        STAR table to write; the images go to images/ beside it, by the micrographs' ids.
+        STAR table to write; the images go to images/ beside it, by the micrographs' ids; with method diffusion the
+        samples' deviations go to deviations/, and a sample of each to samples/.
     examples
         Denoise only so many that show the range of the table: good and bad CTF fits, many and few picks. Images of
         others are removed from images/.
@@ -77,6 +82,10 @@ def apply(
         listed = chosen_examples(listed, examples)
         keep_only(out.parent / "images", listed)
     network, scale, model = load_model(cfg.weights, device)
+    half = cfg.precision == "bfloat16"
+    denoiser = faster(network, half)
+    sampled = load_restorer(cfg.restorer, model, device) if cfg.method == "diffusion" else None
+    learned = [model.sha256, *([sampled[2].sha256] if sampled else [])]
 
     def target(row: int) -> Path:
         return out.parent / "images" / f"{listed.identity(row)}.mrc"
@@ -88,24 +97,38 @@ def apply(
             raise EmflowError(f"{name}: already denoised (its label says so); give the raw micrograph.")
         image = torch.from_numpy(read_image(name)).to(device)
         bright = is_bright(listed, row, cfg.contrast)
-        (result,) = in_batches(
-            lambda _: denoise(image, pixel, network, scale, cfg.tile_px, bright), 1, 1, "micrographs"
-        )
-        write_mrc(target(row), result.image.cpu().numpy(), pixel, labels=(RESTORED_LABEL,))
-        return {"kept": f"{result.kept_variance:.4g}"}
+
+        def once(_: slice) -> tuple[dict[Path, torch.Tensor], float]:
+            if sampled is None:
+                plain = denoise(image, pixel, denoiser, scale, cfg.tile_px, bright)
+                return {target(row): plain.image}, plain.kept_variance
+            restorer, widening, _model = sampled
+            seed = int(hashlib.sha256(f"{cfg.seed} {listed.identity(row)}".encode()).hexdigest()[:12], 16)
+            how = Sampling(cfg.samples, cfg.evaluations, seed, widening, half)
+            found = restore(image, pixel, (denoiser, restorer, scale), how, cfg.tile_px, bright)
+            more = dict(zip(beside(target(row)), (found.deviation, found.sample), strict=True))
+            return more | {target(row): found.image}, found.kept_variance
+
+        ((images, kept),) = in_batches(once, 1, 1, "micrographs")
+        for path, values in images.items():
+            write_mrc(path, values.cpu().numpy(), pixel, labels=(RESTORED_LABEL,))
+        return {"kept": f"{kept:.4g}"}
 
     def key(row: int) -> str:
         digest = listed.table["emflowDigest"].iloc[row] if "emflowDigest" in listed.table else ""
         bright = is_bright(listed, row, cfg.contrast)
-        return result_key(cfg, listed.identity(row), listed.facts(row), digest, bright, model.sha256)
+        return result_key(cfg, listed.identity(row), listed.facts(row), digest, bright, *learned)
 
     with Record("denoise.apply", cfg, run, inputs=[micrographs]) as record:
-        journal_path, images = out.with_name(f".{out.stem}.journal"), out.parent / "images"
-        journal = ImageJournal(journal_path, images, freed(out, reader))
+        journal_path, folder = out.with_name(f".{out.stem}.journal"), out.parent / "images"
+        journal = ImageJournal(journal_path, folder, freed(out, reader), sampled is not None)
         results, set_aside = for_each(listed, work, journal, key, run.image_limit_minutes)
-        table = with_denoised(listed.table, {row: (target(row), results[row]["kept"]) for row in results})
+        done = {row: (target(row), results[row]["kept"]) for row in results}
+        table = with_denoised(listed.table, done, sampled is not None)
         write_star(out, {"optics": listed.optics, "micrographs": table, "set_aside": set_aside})
         record.notes = {"micrographs": len(table), "set_aside": len(set_aside), "weights": model.sha256}
+        if sampled:
+            record.notes["restorer"] = sampled[2].sha256
 
 
 def train(

@@ -12,8 +12,9 @@ from emflow.denoise.config import DenoiseCheck
 from emflow.denoise.figures import draw_trust
 from emflow.denoise.inputs import is_bright, load_model, load_tables, spread_over
 from emflow.denoise.inputs_check import evidence_of, read_pairs
-from emflow.denoise.outputs_check import check_metrics, check_verdicts, evidence_table, spectra_table
-from emflow.denoise.trust import Spectra, spectra_of
+from emflow.denoise.outputs_check import Asked, check_metrics, check_verdicts, evidence_table, spectra_table
+from emflow.denoise.similarity import consecutive_similarity
+from emflow.denoise.trust import compared, denoised_of
 from emflow.figure import png_bytes
 from emflow.io.atomic import write_bytes
 from emflow.io.record import Record, write_metrics, write_verdicts
@@ -47,20 +48,27 @@ def check(
     listed = spread_over(load_tables(sources, cfg, even, odd), cfg.max_micrographs)
     network, scale, model = load_model(cfg.weights, device)
     with Record("denoise.check", cfg, run, inputs=sources) as record:
-        found: dict[int, tuple[str, Spectra]] = {}
+        found: dict[int, Asked] = {}
         for row in range(len(listed)):
             kind = evidence_of(listed, row, scale, cfg.evidence)
             bright = is_bright(listed, row, cfg.contrast)
             try:
-                pairs = read_pairs(listed, row, scale, cfg, device)
-                spectra = [spectra_of(pair, network, scale, cfg.tile_px, bright) for pair in pairs]
+                pairs = list(read_pairs(listed, row, scale, cfg, device))
+                images = [denoised_of(pair, network, cfg.tile_px, bright) for pair in pairs]
+                spectra = [
+                    compared(pair.seen, pair.witness, image, pair.pixel_angstrom, scale)
+                    for pair, image in zip(pairs, images, strict=True)
+                ]
             except EmflowError as error:
                 log.warning("left out: %s: %s", listed.name(row), error)
                 continue
-            found[row] = kind, functools.reduce(operator.add, spectra)
+            # of one image with noise added twice, both hold its own noise: their likeness says nothing
+            alike = [consecutive_similarity(a, b) for a, b in (images, [pair.seen for pair in pairs])]
+            similar = (alike[0], alike[1]) if kind != "split" else None
+            found[row] = Asked(kind, functools.reduce(operator.add, spectra), similar)
         if not found:
             raise EmflowError(f"denoise check: none of {len(listed)} micrographs could be read.")
-        total = functools.reduce(operator.add, (spectra for _, spectra in found.values()))
+        total = functools.reduce(operator.add, (one.spectra for one in found.values()))
         metrics = check_metrics(found, total, scale)
         table = evidence_table(listed.table, found)
         write_star(out / "micrographs.star", {"optics": listed.optics, "micrographs": table})

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from emflow.denoise.config import DenoiseTrain
+from emflow.denoise.restorer import Restorer
 from emflow.denoise.scale import Scale
 from emflow.denoise.train import Sample, sample_of_clean, sample_of_halves, sample_of_one
 from emflow.io.examples import choose
@@ -18,11 +18,15 @@ from emflow.io.incoming import list_micrographs
 from emflow.io.micrographs import Micrographs, load_micrographs
 from emflow.io.star import concat
 from emflow.nn.unet import UNet, on_device
-from emflow.nn.weights import Model, read_model
-from emflow.step import EmflowError, OpticsFacts
+from emflow.nn.weights import Model, read_kind, read_model
+from emflow.step import EmflowError, OpticsFacts, SpecimenContrast
 
 GENERAL = Path(__file__).parent / "weights" / "general.safetensors"
 """The model that emflow ships."""
+GENERAL_RESTORER = GENERAL.with_name("restorer.safetensors")
+"""What samples that model's error."""
+RESTORER = "restorer"
+"""Kind of network, as manifests name it."""
 _HALVES = ("emflowEvenName", "emflowOddName")
 _CLEAN = "emflowCleanName"
 
@@ -45,6 +49,29 @@ def load_model(weights: str | None, device: torch.device) -> tuple[UNet, Scale, 
     except RuntimeError as error:
         raise EmflowError(f"{path}: the weights do not fit the manifest's network: {error}") from None
     return on_device(network, device).eval().requires_grad_(False), Scale.of(model.facts), model
+
+
+def load_restorer(weights: str | None, mean: Model, device: torch.device) -> tuple[Restorer, float, Model]:
+    """Read a restorer, or the general one, and how much wider than it tells errors are.
+
+    Raises
+    ------
+    EmflowError
+        If files are missing or changed, or it learned the error of another model than ``mean``.
+    """
+    path = Path(weights) if weights else GENERAL_RESTORER
+    model = read_kind(path, RESTORER, "denoise train-restorer", "restorer.safetensors")
+    if model.facts["mean"] != mean.sha256:
+        raise EmflowError(
+            f"{path}: it learned the error of another model (checksum {model.facts['mean'][:12]}…) than the one that "
+            f"denoises here ({mean.sha256[:12]}…). Train one beside it with `emflow denoise train-restorer`, or leave "
+            "denoise.apply.weights and restorer at null."
+        )
+    restorer = Restorer([int(n) for n in model.network["widths"]])
+    restorer.load_state_dict(model.state)
+    for network in (restorer.deviation, restorer.flow):
+        on_device(network, device)
+    return restorer.to(device).eval().requires_grad_(False), float(model.facts["widening"]), model
 
 
 def chosen_examples(listed: Micrographs, count: int) -> Micrographs:
@@ -112,7 +139,7 @@ def halves_of(micrographs: Micrographs, row: int) -> tuple[str, str] | None:
 
 
 def read_sample(
-    micrographs: Micrographs, row: int, learn_from: str, scale: Scale, cfg: DenoiseTrain
+    micrographs: Micrographs, row: int, learn_from: str, scale: Scale, cfg: SpecimenContrast
 ) -> Sample | None:
     """Read what is learned from one micrograph; None if it lacks the half sums that the others have."""
     pixel = micrographs.facts(row).pixel_size_angstrom

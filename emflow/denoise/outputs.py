@@ -8,13 +8,15 @@ from typing import Any
 
 import pandas as pd
 
+from emflow.io.freed import BESIDE, beside
 from emflow.io.journal import Journal
 from emflow.io.micrographs import Micrographs
 from emflow.io.mrc import read_header
 from emflow.io.record import verdict
 from emflow.step import EmflowError
 
-COLUMNS = ("emflowDenoisedName", "emflowRestored", "emflowKeptVariance")
+SAMPLED = ("emflowDeviationName", "emflowSampleName")
+COLUMNS = ("emflowDenoisedName", "emflowRestored", "emflowKeptVariance", *SAMPLED)
 
 
 class ImageJournal(Journal):
@@ -22,36 +24,43 @@ class ImageJournal(Journal):
 
     Parameters
     ----------
-    path, images
-        The journal, and the folder of the images.
+    path
+        The journal.
+    images
+        The folder of the images.
     freed
         Ids whose images were removed by the reader that they were made for: it does not need them again.
+    sampled
+        Whether what a sampler writes lies beside each.
     """
 
-    def __init__(self, path: Path, images: Path, freed: Container[str] = ()) -> None:
+    def __init__(self, path: Path, images: Path, freed: Container[str] = (), sampled: bool = False) -> None:
         super().__init__(path)
-        self._images, self._freed = images, freed
+        self._images, self._sampled, self._freed = images, sampled, freed
 
     def get(self, identity: str, key: str) -> Any | None:
         """Return the stored result of a micrograph if it was made under the same key and its image is whole."""
         result = super().get(identity, key)
         if result is not None and identity not in self._freed:
+            image = self._images / f"{identity}.mrc"
             try:
-                read_header(self._images / f"{identity}.mrc")
+                for path in (image, *(beside(image) if self._sampled else [])):
+                    read_header(path)
             except EmflowError:
                 return None
         return result
 
 
 def keep_only(images: Path, listed: Micrographs) -> None:
-    """Remove denoised images of all micrographs but those listed."""
+    """Remove denoised images of all micrographs but those listed, and what lies beside them."""
     kept = {f"{listed.identity(row)}.mrc" for row in range(len(listed))}
-    for path in images.glob("*.mrc"):
-        if path.name not in kept:
-            path.unlink(missing_ok=True)
+    for folder in (images, *(images.parent / name for name in BESIDE)):
+        for path in folder.glob("*.mrc"):
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
 
 
-def with_denoised(table: pd.DataFrame, done: dict[int, tuple[Path, str]]) -> pd.DataFrame:
+def with_denoised(table: pd.DataFrame, done: dict[int, tuple[Path, str]], sampled: bool) -> pd.DataFrame:
     """Return the rows that were denoised with the names of their images, marked; the original's name stays."""
     rows = sorted(done)
     columns = {
@@ -59,6 +68,9 @@ def with_denoised(table: pd.DataFrame, done: dict[int, tuple[Path, str]]) -> pd.
         "emflowRestored": ["1"] * len(rows),
         "emflowKeptVariance": [done[row][1] for row in rows],
     }
+    if sampled:
+        for number, name in enumerate(SAMPLED):
+            columns[name] = [str(beside(done[row][0])[number]) for row in rows]
     kept = table.iloc[rows].reset_index(drop=True).drop(columns=[name for name in COLUMNS if name in table])
     return pd.concat([kept, pd.DataFrame(columns, dtype=object)], axis=1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -22,14 +23,27 @@ _SURE_LOSS = 3.0
 """Standard errors of a correlation that a loss has to exceed."""
 
 
-def evidence_table(table: pd.DataFrame, found: dict[int, tuple[str, Spectra]]) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Asked:
+    """What was asked of one micrograph."""
+
+    kind: str
+    """halves, interleaved or split."""
+    spectra: Spectra
+    similarity: tuple[float, float] | None
+    """Consecutive structural similarity of the two denoised, and of the two raw images; None of a split."""
+
+
+def evidence_table(table: pd.DataFrame, found: dict[int, Asked]) -> pd.DataFrame:
     """Return the rows that were asked, each with where the evidence is from and what it says."""
     rows = sorted(found)
-    columns: dict[str, list[str]] = {"emflowEvidence": [found[row][0] for row in rows]}
-    spectra = [found[row][1] for row in rows]
+    columns: dict[str, list[str]] = {"emflowEvidence": [found[row].kind for row in rows]}
+    spectra = [found[row].spectra for row in rows]
     columns["emflowBorneOut"] = [_text(one.borne_out_fraction()[0]) for one in spectra]
     columns["emflowRawSnrDb"] = [_text(one.snr_db()[0]) for one in spectra]
     columns["emflowDenoisedSnrDb"] = [_text(one.snr_db()[1]) for one in spectra]
+    similar = [found[row].similarity for row in rows]
+    columns["emflowConsecutiveSimilarity"] = [_text(one[0] if one else None) for one in similar]
     kept = table.iloc[rows].reset_index(drop=True)
     kept = kept.drop(columns=[name for name in columns if name in kept])
     return pd.concat([kept, pd.DataFrame(columns, dtype=object)], axis=1)
@@ -59,11 +73,10 @@ def spectra_table(spectra: Spectra, scale: Scale) -> pd.DataFrame:
     )
 
 
-def check_metrics(
-    found: dict[int, tuple[str, Spectra]], total: Spectra, scale: Scale
-) -> dict[str, float | int | None]:
+def check_metrics(found: dict[int, Asked], total: Spectra, scale: Scale) -> dict[str, float | int | None]:
     """Figures of the whole, for metrics.json."""
-    kinds = [kind for kind, _ in found.values()]
+    kinds = [one.kind for one in found.values()]
+    similar = [one.similarity for one in found.values() if one.similarity]
     metrics: dict[str, float | int | None] = {
         f"micrographs_{kind}": kinds.count(kind) for kind in ("halves", "interleaved", "split")
     }
@@ -74,6 +87,8 @@ def check_metrics(
         "borne_out_error": _number(error),
         "added_fraction": _number(float(total.added().sum()) / max(float(total.denoised.sum()), 1e-30)),
         "kept_variance": float(total.denoised.sum() / total.seen.sum()),
+        "consecutive_similarity": float(np.mean([one for one, _ in similar])) if similar else None,
+        "raw_consecutive_similarity": float(np.mean([one for _, one in similar])) if similar else None,
         "raw_snr_db": raw,
         "denoised_snr_db": denoised,
     }

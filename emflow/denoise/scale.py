@@ -66,6 +66,10 @@ class Scaled:
         """Undo the normalisation and bring back the micrograph's own pixels, (H, W)."""
         return resample(z * self.deviation + self.background, self.shape)
 
+    def spread(self, deviation: Tensor) -> Tensor:
+        """Bring deviations at this scale to the micrograph's own pixels and units, (H, W)."""
+        return resample(deviation * self.deviation, self.shape).clamp(min=0)
+
 
 def to_scale(image: Tensor, pixel_size_angstrom: float, scale: Scale) -> Scaled:
     """Bring a micrograph (H, W) to the working scale.

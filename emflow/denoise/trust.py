@@ -150,10 +150,15 @@ def pairs_of_split(
 
 
 @torch.no_grad()
+def denoised_of(pair: Pair, network: UNet, tile_px: int, bright: bool) -> Tensor:
+    """Denoise a pair's first image, (h, w) in its units."""
+    sign = -1.0 if bright else 1.0
+    return sign * pair.unit * run_tiled(network, sign * pair.seen / pair.unit, tile_px)
+
+
 def spectra_of(pair: Pair, network: UNet, scale: Scale, tile_px: int, bright: bool) -> Spectra:
     """Denoise a pair's first image and compare the three."""
-    sign = -1.0 if bright else 1.0
-    denoised = sign * pair.unit * run_tiled(network, sign * pair.seen / pair.unit, tile_px)
+    denoised = denoised_of(pair, network, tile_px, bright)
     return compared(pair.seen, pair.witness, denoised, pair.pixel_angstrom, scale)
 
 

@@ -13,6 +13,14 @@ from pathlib import Path
 
 from emflow.io.atomic import write_text
 
+BESIDE = ("deviations", "samples")
+"""Folders beside that of the denoised images, of what samplers write with each."""
+
+
+def beside(image: Path) -> list[Path]:
+    """Where what a sampler writes with a denoised image lies, in the order of ``BESIDE``."""
+    return [image.parent.parent / folder / image.name for folder in BESIDE]
+
 
 def _note(table: Path) -> Path:
     return table.with_name(f".{table.stem}.freed")
@@ -36,7 +44,7 @@ def freed(table: Path, reader: str) -> set[str]:
 
 
 def free_images(table: Path, images: Mapping[str, Path], reader: str) -> None:
-    """Remove images by their ids; noted first, so that a kill in between leaves no image missing without a note.
+    """Remove images by their ids, with what lies beside each; noted first, so that a kill in between loses none unnoted.
 
     Raises
     ------
@@ -45,9 +53,10 @@ def free_images(table: Path, images: Mapping[str, Path], reader: str) -> None:
     """
     ids = sorted(freed(table, reader) | set(images))
     write_text(_note(table), json.dumps({"reader": reader, "ids": ids}) + "\n")
-    for path in images.values():
-        with contextlib.suppress(OSError):
-            path.unlink()
+    for image in images.values():
+        for path in (image, *beside(image)):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def want_again(table: Path) -> None:

@@ -31,7 +31,7 @@ class Network(Protocol):
         ...
 
     def __call__(self, x: Tensor, /) -> Tensor:
-        """Map (N, 1, H, W) to (N, C, H, W)."""
+        """Map (N, B, H, W) to (N, C, H, W)."""
         ...
 
 
@@ -76,7 +76,7 @@ def run_tiled(network: Network, image: Tensor, tile: int = 1024, ramp: int = 32)
     Parameters
     ----------
     image
-        (H, W), any size.
+        (H, W), or (B, H, W) where the network takes several images; any size.
     tile, ramp
         Side of a tile and width of the blend, in pixels; the tile is raised to what the margin needs.
 
@@ -100,9 +100,10 @@ def run_tiled(network: Network, image: Tensor, tile: int = 1024, ramp: int = 32)
                 raise
             reason = str(error).splitlines()[0] if str(error) else "MemoryError"
         release_memory()  # only now are the frames gone that held the tile's tensors
-        smaller = max(min(tile, max(image.shape)) // 2 // stride * stride, least)
-        if smaller >= min(tile, max(image.shape)):
-            raise does_not_fit(f"a micrograph of {image.shape[1]} x {image.shape[0]} px", reason)
+        longest = max(image.shape[-2:])
+        smaller = max(min(tile, longest) // 2 // stride * stride, least)
+        if smaller >= min(tile, longest):
+            raise does_not_fit(f"a micrograph of {image.shape[-1]} x {image.shape[-2]} px", reason)
         log.warning("Out of memory with tiles of %d px: going on with %d px.", tile, smaller)
         _largest["tile"] = tile = smaller
 
@@ -111,28 +112,30 @@ def _in_tiles(network: Network, image: Tensor, tile: int, ramp: int) -> Tensor:
     """A whole image with tiles of one size."""
     stride, margin = network.stride, network.margin
     overlap = 2 * margin + ramp
-    height, width = image.shape
+    height, width = image.shape[-2:]
     bottom, right = (margin + -(n + 2 * margin) % stride for n in (height, width))
-    padded = mirror(image, (margin, bottom), (margin, right))
-    rows = tile_starts(padded.shape[0], tile, overlap, stride)
-    columns = tile_starts(padded.shape[1], tile, overlap, stride)
+    padded = mirror(image.movedim((-2, -1), (0, 1)), (margin, bottom), (margin, right)).movedim(
+        (0, 1), (-2, -1)
+    )
+    rows = tile_starts(padded.shape[-2], tile, overlap, stride)
+    columns = tile_starts(padded.shape[-1], tile, overlap, stride)
     if len(rows) == len(columns) == 1:
         out = network(_laid_out(padded))[0].squeeze(0)
         return out[..., margin : margin + height, margin : margin + width].contiguous()
     total: Tensor | None = None
-    weight = torch.zeros_like(padded)
+    weight = padded.new_zeros(padded.shape[-2:])
     for y in rows:
         for x in columns:
-            part = padded[y : y + tile, x : x + tile]
+            part = padded[..., y : y + tile, x : x + tile]
             ends = (y == 0, y == rows[-1]), (x == 0, x == columns[-1])
             down, across = (
                 tile_weight(n, margin, ramp, *end).to(image.device)
-                for n, end in zip(part.shape, ends, strict=True)
+                for n, end in zip(part.shape[-2:], ends, strict=True)
             )
             blend = down[:, None] * across
             out = blend * network(_laid_out(part))[0].squeeze(0)
             if total is None:
-                total = out.new_zeros((*out.shape[:-2], *padded.shape))
+                total = out.new_zeros((*out.shape[:-2], *padded.shape[-2:]))
             total[..., y : y + tile, x : x + tile] += out
             weight[y : y + tile, x : x + tile] += blend
     assert total is not None
@@ -140,12 +143,13 @@ def _in_tiles(network: Network, image: Tensor, tile: int, ramp: int) -> Tensor:
 
 
 def _laid_out(image: Tensor) -> Tensor:
-    """(H, W) → (1, 1, H, W) in the layout that convolutions are fastest with."""
-    return image[None, None].contiguous(memory_format=torch.channels_last)
+    """(H, W) or (B, H, W) → (1, B, H, W) in the layout that convolutions are fastest with."""
+    image = image[None] if image.ndim == 2 else image
+    return image[None].contiguous(memory_format=torch.channels_last)
 
 
 def mirror(image: Tensor, vertical: tuple[int, int], horizontal: tuple[int, int]) -> Tensor:
-    """Continue an image (H, W) by its mirror image, however far."""
+    """Continue an image (H, W, …) by its mirror image, however far."""
     for axis, (before, after) in ((0, vertical), (1, horizontal)):
         size = image.shape[axis]
         at = torch.arange(-before, size + after, device=image.device)

@@ -19,7 +19,7 @@ from emflow.step import EmflowError
 
 LEFT_OUT = ("records/", "report/", "settings.yaml", "ro-crate-metadata.json")
 """Parts of a project that may differ between equal runs; so may hidden files (journals, checkpoints, the lock)."""
-_PER_IMAGE = ("denoise/images/", "motion/sums/")
+_PER_IMAGE = ("denoise/images/", "denoise/deviations/", "denoise/samples/", "motion/sums/")
 _CHUNK = 1 << 22
 
 

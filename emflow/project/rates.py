@@ -112,13 +112,20 @@ def _crops(load: Load, settings: Settings) -> float:
     return float(pixels) / 1e6 * (2 if settings.get("held_out", True) else 1)
 
 
+def _denoised(load: Load, settings: Settings) -> float:
+    """Area, for each evaluation of the network if it samples."""
+    if settings.get("method") != "diffusion":
+        return load.area
+    return load.area * (2 + settings.get("samples", 8) * settings.get("evaluations", 4))
+
+
 RATES: dict[str, Rate] = {
     "session.check": Rate(0.7, 0.15, _area, 2.0),
     "session.select": Rate(0.5, 2e-3, _micrographs, 2.0),
     "session.join": Rate(0.5, 2e-3, _micrographs, 3.0),
     "ctf.fit": Rate(1.6, 0.2, _area, 2.5),
     "ctf.import": Rate(1.0, 5e-3, _micrographs),
-    "denoise.apply": Rate(1.6, 0.2, _area, 2.5),
+    "denoise.apply": Rate(1.6, 0.2, _denoised, 2.5),
     "pick.apply": Rate(1.5, 1.5, _area, 4.0),
     "pick.import": Rate(1.0, 5e-3, _micrographs),
     "extract.run": Rate(1.4, 0.03, _cut, 2.5),
@@ -166,7 +173,7 @@ KEPT: dict[str, Bytes] = {
     "session.select": lambda load, s: 400 * load.micrographs,
     "session.join": lambda load, s: 1000 * load.micrographs,
     "ctf.fit": lambda load, s: 6000 * load.micrographs,
-    "denoise.apply": lambda load, s: 4e6 * load.area,
+    "denoise.apply": lambda load, s: 4e6 * load.area * (3 if s.get("method") == "diffusion" else 1),
     "pick.apply": lambda load, s: 150 * load.particles + 20e3 * load.micrographs,
     "extract.run": lambda load, s: load.particles * (4 * load.box_px**2 + _ROW),
     "extract.recenter": lambda load, s: load.particles * (4 * load.box_px**2 + _ROW),

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from emflow.nn.flow import follow
+from emflow.nn.noise import Origin, coloured
 from emflow.nn.tiles import mirror
 from emflow.vem.blocks import Block
 from emflow.vem.gaps import COLUMNS, between, fold, neighbours, unfold
 from emflow.vem.model import Filler
-from emflow.vem.noise import Origin, coloured
 from emflow.vem.texture import AXIAL_REACH, fitted
 
 WIDTH = 64
@@ -119,33 +119,6 @@ def tell(filler: Filler, rows: Tensor) -> Told:
     residual = (mean - between(rows, filler.factor)) / filler.spread
     log_scale = (scale / filler.spread).log()
     return Told(mean, torch.cat([fold(residual), fold(log_scale), neighbours(rows)], dim=1))
-
-
-def follow(
-    velocity: Callable[[Tensor, Tensor, Tensor], Tensor], noise: Tensor, told: Tensor, evaluations: int
-) -> Tensor:
-    """Follow a flow from noise to texture in equal steps of the angle θ from 0 to π/2; without a step it stays noise.
-
-    The path between noise n and texture r is n·cos θ + r·sin θ (M. Albergo & E. Vanden-Eijnden, ICLR 2023). Where the
-    noise already has the texture's covariance the velocity is small, so that few steps lose no power; it vanishes at
-    both ends, which makes equal steps the trapezoidal rule.
-
-    Parameters
-    ----------
-    velocity
-        A :class:`Flow`, or what maps texture, what is told and angles as it does.
-    noise
-        Of deviation 1, folded, (N, 2K, L, W/2).
-
-    Returns
-    -------
-    The same shape.
-    """
-    step = math.pi / 2 / max(evaluations, 1)
-    for number in range(evaluations):
-        angle = torch.full((len(noise),), number * step, device=noise.device)
-        noise = noise + step * velocity(noise, told, angle)
-    return noise
 
 
 @torch.no_grad()

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from emflow.device import generator
+from emflow.nn.flow import follow
 from emflow.nn.train import Checkpoint, Plan, train
 from emflow.step import EmflowError
 from emflow.vem.config import VemTrainSampler
 from emflow.vem.gaps import COLUMNS, divide, fold, unfold
 from emflow.vem.model import Filler
-from emflow.vem.sampler import Flow, Sampler, follow, tell
+from emflow.vem.sampler import Flow, Sampler, tell
 from emflow.vem.score import axial_spectra, high_frequency_power, psnr, ssim
 from emflow.vem.texture import (
     AXIAL_REACH,

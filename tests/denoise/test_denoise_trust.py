@@ -15,6 +15,7 @@ from emflow.denoise.config import DenoiseCheck
 from emflow.denoise.inputs import load_model
 from emflow.denoise.outputs_check import check_verdicts
 from emflow.denoise.scale import Scale, to_scale
+from emflow.denoise.similarity import consecutive_similarity
 from emflow.denoise.trust import Pair as Images
 from emflow.denoise.trust import Spectra, compared, interleaved, spectra_of
 from emflow.io.star import floats, read_star, write_star
@@ -111,6 +112,17 @@ def test_every_other_pixel_shares_the_signal_but_not_the_noise() -> None:
     assert float((first * second).mean()) == pytest.approx(1.0, abs=0.01)
 
 
+def test_consecutive_similarity_grows_as_noise_falls() -> None:
+    truth, *_ = scene()
+    rng = torch.Generator().manual_seed(1)
+    noises = [torch.randn(truth.shape, generator=rng) for _ in range(2)]
+    found = [consecutive_similarity(*(truth + level * n for n in noises)) for level in (3.0, 1.0, 0.3, 0.0)]
+    assert found == sorted(found)
+    assert found[0] < 0.1
+    assert found[3] == 1.0
+    assert consecutive_similarity(0 * truth, 0 * truth) == 1.0
+
+
 def without_halves(session: Path) -> None:
     tables = read_star(session)
     table = tables["micrographs"].drop(columns=["emflowEvenName", "emflowOddName"])
@@ -127,10 +139,14 @@ def test_the_command_tells_where_its_evidence_is_from(session: Path, tmp_path: P
     table = read_star(tmp_path / "a" / "micrographs.star")["micrographs"]
     assert list(table["emflowEvidence"]) == ["halves"] * 3
     assert all(0.1 < value < 1.5 for value in floats(table, "emflowBorneOut"))
+    similar = floats(table, "emflowConsecutiveSimilarity")
+    assert float(np.mean(similar)) == pytest.approx(metrics["consecutive_similarity"], rel=1e-3)
+    assert metrics["consecutive_similarity"] > metrics["raw_consecutive_similarity"] + 0.1
     without_halves(session)
     command.check(session, tmp_path / "split", cfg=DenoiseCheck(max_micrographs=2))
     metrics = json.loads((tmp_path / "split" / "metrics.json").read_text())
     assert metrics["micrographs_split"] == 2
+    assert metrics["consecutive_similarity"] is None, "both images hold the one's own noise"
     assert metrics["denoised_snr_db"] is None or metrics["denoised_snr_db"] > metrics["raw_snr_db"]
     for evidence, word in (("halves", "input.even"), ("interleaved", "at most 3 Å")):
         with pytest.raises(EmflowError, match=word):

@@ -53,6 +53,17 @@ def test_tiled_equals_whole(shape: tuple[int, int]) -> None:
     assert float((tiled - whole).abs().max()) < 1e-5 * float(whole.abs().max())
 
 
+def test_several_images_are_tiled_together() -> None:
+    torch.manual_seed(3)
+    network = UNet((6, 8, 10), channels=(3, 2))
+    torch.nn.init.normal_(network.last.weight)
+    images = torch.randn(3, 170, 131)
+    whole = run_tiled(network.eval().requires_grad_(False), images, tile=2048)
+    tiled = run_tiled(network, images, tile=96, ramp=8)
+    assert tiled.shape == whole.shape == (2, 170, 131)
+    assert float((tiled - whole).abs().max()) < 1e-5 * float(whole.abs().max())
+
+
 def test_where_tiles_lie_cannot_be_seen() -> None:
     """With another tile size, or the image cut elsewhere, what is far from the cut stays the same."""
     network, image = random_network(), torch.randn(400, 400)

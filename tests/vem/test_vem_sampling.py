@@ -7,12 +7,13 @@ import math
 import pytest
 import torch
 
+from emflow.nn.flow import follow
+from emflow.nn.noise import coloured, white
 from emflow.vem.blocks import blocks_of
 from emflow.vem.config import VemTrainSampler
 from emflow.vem.grid import Grid
 from emflow.vem.model import Filler
-from emflow.vem.noise import coloured, white
-from emflow.vem.sampler import Flow, Sampler, assemble, follow, sample_block
+from emflow.vem.sampler import Flow, Sampler, assemble, sample_block
 from emflow.vem.score import axial_spectra, high_frequency_power
 from emflow.vem.texture import axial_powers, choose, field_kernel, filtered, fitted
 from emflow.vem.train_sampler import Planes, begin

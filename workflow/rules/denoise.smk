@@ -37,7 +37,8 @@ rule denoise_apply:
         micrographs="<results>/session/check/shard_{shard}.star",
         weights=[
             name
-            for name in [project.settings.section("denoise.apply").weights]
+            for key in ("weights", "restorer")
+            for name in [getattr(project.settings.section("denoise.apply"), key)]
             if name
         ],
     output:
@@ -64,7 +65,8 @@ use rule denoise_apply as denoise_shown with:
         micrographs="<results>/session/quality.star",
         weights=[
             name
-            for name in [project.settings.section("denoise.apply").weights]
+            for key in ("weights", "restorer")
+            for name in [getattr(project.settings.section("denoise.apply"), key)]
             if name
         ],
     output:

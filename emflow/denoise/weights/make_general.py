@@ -14,6 +14,7 @@ import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def session_flags(index: int) -> list[str]:
     }
     if copies == 1:
         values["diameter-angstrom"] = round(diameter)
-    if index in SECOND:
+    if index >= SECOND.start:
         values |= _wider(values, rng)
     return ["--keep-clean", *(word for key, value in values.items() for word in (f"--{key}", str(value)))]
 
@@ -90,10 +91,7 @@ def _wider(values: dict[str, Any], rng: random.Random) -> dict[str, Any]:
 
 def main(folder: Path) -> None:
     """Simulate what is missing, then train."""
-    for index in (*FIRST, *SECOND):
-        out = folder / f"session_{index:03d}"
-        if not (out / "truth" / "facts.json").exists():
-            _run("simulate", "session", str(out), *session_flags(index))
+    simulate(folder, [*FIRST, *SECOND])
     begin = "scratch"
     for name, sessions, how in (
         ("first", FIRST, _FIRST),
@@ -102,23 +100,37 @@ def main(folder: Path) -> None:
         table = folder / f"{name}.star"
         write_sessions(table, [folder / f"session_{index:03d}" for index in sessions])
         if not (folder / name / "model.json").exists():
-            _run("denoise", "train", str(table), str(folder / name), "--start", begin, *_COMMON, *how)
+            train("train", str(table), str(folder / name), "--start", begin, *_COMMON, *how)
         begin = str(folder / name / "model.safetensors")
-    ship(folder / "model", folder)
+    ship(folder / "model" / "model.safetensors", folder, len(FIRST) + len(SECOND), "make_general")
 
 
-def ship(model: Path, folder: Path) -> None:
-    """Copy a trained model under the name that emflow ships, with the manifest that it ships."""
-    shutil.copyfile(model / "model.safetensors", folder / "general.safetensors")
-    manifest = json.loads((model / "model.json").read_text(encoding="utf-8"))
+def simulate(folder: Path, sessions: Iterable[int]) -> None:
+    """Simulate sessions by their number, if they are not there."""
+    for index in sessions:
+        out = folder / f"session_{index:03d}"
+        if not (out / "truth" / "facts.json").exists():
+            _run("simulate", "session", str(out), *session_flags(index))
+
+
+def train(*words: str) -> None:
+    """Run a training command of the room."""
+    _run("denoise", *words)
+
+
+def ship(model: Path, folder: Path, sessions: int, recipe: str) -> None:
+    """Copy trained weights under the name that emflow ships, with the manifest that it ships."""
+    name = recipe.removeprefix("make_")
+    shutil.copyfile(model, folder / f"{name}.safetensors")
+    manifest = json.loads(model.with_suffix(".json").read_text(encoding="utf-8"))
     manifest |= {
-        "file": "general.safetensors",
+        "file": f"{name}.safetensors",
         "licence": "BSD-3-Clause",
-        "recipe": ["python -m emflow.denoise.weights.make_general FOLDER"],
-        "trained_on": f"{len(FIRST) + len(SECOND)} sessions simulated by emflow, seeds from {FIRST_SEED}; no other data",
+        "recipe": [f"python -m emflow.denoise.weights.{recipe} FOLDER"],
+        "trained_on": f"{sessions} sessions simulated by emflow, seeds from {FIRST_SEED}; no other data",
     }
     text = json.dumps(manifest, indent=1).replace(str(folder), "FOLDER") + "\n"
-    (folder / "general.json").write_text(text, encoding="utf-8")
+    (folder / f"{name}.json").write_text(text, encoding="utf-8")
 
 
 def _run(*words: str) -> None:
