@@ -9,7 +9,7 @@ import pandas as pd
 
 from emflow.denoise.outputs import ImageJournal
 from emflow.io.examples import choose
-from emflow.io.freed import free_images, freed, want_again
+from emflow.io.freed import beside, free_images, freed, want_again
 from emflow.io.mrc import write_mrc
 
 
@@ -63,3 +63,17 @@ def test_examples_show_the_range_of_a_session():
     assert (3, "many picks") in choose(table, 6)
     assert len(choose(table, 9)) == 5
     assert choose(table.iloc[:0], 6) == []
+
+
+def test_what_a_sampler_writes_goes_with_its_image(tmp_path):
+    images = {"a": tmp_path / "images" / "a.mrc"}
+    paths = [images["a"], *beside(images["a"])]
+    for path in (*paths, tmp_path / "samples" / "b.mrc"):
+        write_mrc(path, np.zeros((4, 4), dtype=np.float32), 6.0)
+    journal = ImageJournal(tmp_path / "journal", tmp_path / "images", sampled=True)
+    journal.put("a", "key", {"kept": "1"})
+    assert journal.get("a", "key") is not None
+    paths[1].unlink()
+    assert journal.get("a", "key") is None, "its deviation is gone"
+    free_images(tmp_path / "t.star", images, "reader")
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.mrc")] == ["samples/b.mrc"]
