@@ -1,6 +1,6 @@
 """Real micrographs before and after, and how large the error is that independent pixels tell.
 
-    python benchmarks/denoise_real.py DATA [--write]
+    python benchmarks/denoise_real.py DATA [--write | --picture]
 
 DATA holds ``apoferritin/*.tif`` (EMPIAR-10146, 1.5 Å pixels, as distributed with AutoCryoPicker) and ``ribosome/*.tif``
 (EMPIAR-10028, 5.36 Å, via CryoPPP). Of apoferritin every other pixel is restored, as on a chessboard, and the rest bears
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from denoise_restorer import save_grey
 from denoising.measure import filtered, gain
 
 from emflow import __version__
@@ -82,11 +83,12 @@ def picture(data: Path, out: Path) -> None:
             own = float(np.quantile(abs(part), 0.995)) if "raw" in title or "low" in title else reach
             axis.imshow(part[::2, ::2] if side > 500 else part, cmap="gray", vmin=-own, vmax=own)
             axis.set_title(title, fontsize=9)
-        row[5].imshow(found.deviation.numpy(), cmap="gray", vmin=0, vmax=reach)
+        deviation = found.deviation.numpy()
+        row[5].imshow(deviation, cmap="gray", vmin=0, vmax=float(np.quantile(deviation, 0.995)))
         row[5].set_title("deviation", fontsize=9)
         for axis in row:
             axis.axis("off")
-    plt.savefig(out, dpi=60, metadata={"Software": None})
+    save_grey(out)
 
 
 def main() -> None:
@@ -94,8 +96,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--picture", action="store_true", help="draw the pictures alone")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    drawn = HERE.parent / "docs" / "images" / "denoise-real.png"
+    if given.picture:
+        picture(given.data, drawn)
+        return
     paths = sorted((given.data / "apoferritin").glob("*.tif"))
     rows = [{"micrograph": paths[n].stem} | errors(paths[n], SHOWN["apoferritin"][1]) for n in ASKED]
     means = {
@@ -118,7 +125,7 @@ def main() -> None:
             "apoferritin": {name: round(value, 4) for name, value in found.items()},
         }
         (HERE / "results" / "denoise_real.json").write_text(json.dumps(content, indent=1) + "\n")
-        picture(given.data, HERE.parent / "docs" / "images" / "denoise-real.png")
+        picture(given.data, drawn)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What samples of a micrograph are worth beside the regression: figures by evaluations and by samples.
 
-    python benchmarks/denoise_restorer.py FOLDER [--seeds 1 2 3] [--write] [--picture FILE.png]
+    python benchmarks/denoise_restorer.py FOLDER [--seeds 1 2 3] [--session SESSION] [--write] [--picture FILE.png]
 
 The micrographs are the frozen ones of benchmarks/denoising/sets.py, as in benchmarks/denoise.py (FOLDER may be the
 same; what it holds is not made again), and so are the measures. SNR takes an image up to scale and offset; all else
@@ -9,6 +9,9 @@ compares the image as it is with the noise-free one, in the raw micrograph's uni
 of root mean squares (1 where the deviation is right), "within" the part of pixels whose error is at most the deviation
 (0.68 for a Gaussian), "tells" the same ratio of errors' squares between the fifth of pixels with the largest deviation
 and that with the least. CPU seconds are of this process, for a megapixel of the raw micrograph.
+
+SESSION is a folder of ``emflow simulate session --config config/demo.yaml --keep-clean``: micrographs of the kind that was
+learned from, of another specimen and seed; the first three without contamination are measured, too.
 
 Samples are told by their evaluations and number; seed 1 has all rows, the others regression, and 8 samples of 4.
 """
@@ -28,17 +31,22 @@ import torch
 from denoise import scenes_of
 from denoising import sets
 from denoising.measure import HIGH_PASS_ANGSTROM, RINGS_ANGSTROM, filtered, gain, measure_of
+from PIL import Image
 
 from emflow import __version__
 from emflow.denoise.inputs import GENERAL, GENERAL_RESTORER, load_model, load_restorer
 from emflow.denoise.restorer import Moments, Sampling, sample_errors
 from emflow.denoise.scale import Scaled, to_scale
+from emflow.io.mrc import read_mrc
+from emflow.io.star import floats, read_star
 from emflow.nn.tiles import run_tiled
+from emflow.simulate.score_denoise import footprint
 
 HERE = Path(__file__).parent
 PLANS = ((0, 8), (1, 8), (2, 8), (4, 2), (4, 4), (4, 8), (4, 16), (8, 8))
 """Evaluations and samples."""
 USUAL = (4, 8)
+SESSION = "of the training's kind"
 Row = dict[str, Any]
 
 
@@ -113,15 +121,38 @@ def _deviation(moments: Moments, scaled: Scaled) -> np.ndarray:
     return np.asarray(found)
 
 
-def rows_of(folder: Path, name: str, seed: int, every: bool) -> list[Row]:
-    """Rows of a set and seed; kept in the folder."""
+def scenes_of_session(session: Path) -> list[sets.Scene]:
+    """Micrographs of a simulated session that hold particles and no contamination."""
+    truth = read_star(session / "truth" / "particles.star")
+    facts = json.loads((session / "truth" / "facts.json").read_text(encoding="utf-8"))
+    out = []
+    for path in sorted((session / "micrographs").glob("*.mrc")):
+        here = truth["particles"][truth["particles"]["rlnMicrographName"] == f"micrographs/{path.name}"]
+        if not len(here) or read_mrc(session / "truth" / "masks" / path.name).any():
+            continue
+        raw, clean = read_mrc(path), read_mrc(session / "truth" / "clean" / path.name)
+        centres = np.column_stack([floats(here, "rlnCoordinateX"), floats(here, "rlnCoordinateY")])
+        radius = 0.5 * facts["diameter_angstrom"] / facts["pixel_size_angstrom"]
+        inside = footprint(raw.shape, centres, radius).numpy()
+        out.append(sets.Scene(raw, clean, inside, np.ones(raw.shape, dtype=bool)))
+    return out[:3]
+
+
+def rows_of(folder: Path, name: str, seed: int, session: Path | None = None) -> list[Row]:
+    """Rows of a set and seed, or of a session; kept in the folder."""
     digest = hashlib.sha256(GENERAL.read_bytes() + GENERAL_RESTORER.read_bytes()).hexdigest()[:12]
-    kept = folder / "rows" / f"restorer_{digest}_{name}_{seed}{'_every' if every else ''}.json"
+    kept = folder / "rows" / f"restorer_{digest}_{name}_{seed}{'_every' if seed == 1 else ''}.json"
     if not kept.exists():
+        if session:
+            scenes = scenes_of_session(session)
+            facts = json.loads((session / "truth" / "facts.json").read_text(encoding="utf-8"))
+            pixel = float(facts["pixel_size_angstrom"])
+        else:
+            scenes, pixel = scenes_of(folder, name, seed), sets.SETS[name].pixel
         rows = [
             {"set": name, "seed": seed, "micrograph": number} | row
-            for number, scene in enumerate(scenes_of(folder, name, seed))
-            for row in rows_of_scene(scene, sets.SETS[name].pixel, PLANS if every else (USUAL,))
+            for number, scene in enumerate(scenes)
+            for row in rows_of_scene(scene, pixel, PLANS if seed == 1 else (USUAL,))
         ]
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(rows))
@@ -136,7 +167,8 @@ def summary(rows: list[Row]) -> list[Row]:
         row for row in rows if row["what"] == "regression" or (row["evaluations"], row["samples"]) == USUAL
     ]
     groups = [("all, seed 1", [row for row in rows if row["seed"] == 1])]
-    groups += [(name, [row for row in usual if row["set"] == name]) for name in sets.SETS] + [("all", usual)]
+    groups += [(name, [row for row in usual if row["set"] == name]) for name in (*sets.SETS, SESSION)]
+    groups.append(("all", [row for row in usual if row["set"] in sets.SETS]))
     for label, group in groups:
         for key in dict.fromkeys(tuple(row[k] for k in keys) for row in group):
             same = [row for row in group if tuple(row[k] for k in keys) == key]
@@ -146,6 +178,17 @@ def summary(rows: list[Row]) -> list[Row]:
                 {"group": label} | dict(zip(keys, key, strict=True)) | {"micrographs": len(same)} | means
             )
     return out
+
+
+def save_grey(path: Path) -> None:
+    """Save the current figure with 40 grey values: a third of the bytes."""
+    import matplotlib.pyplot as plt
+
+    figure = plt.gcf()
+    figure.set_dpi(60)
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]  # type: ignore[attr-defined]
+    Image.fromarray(pixels).convert("L").quantize(40).save(path, optimize=True)
 
 
 def picture(path: Path, folder: Path) -> None:
@@ -181,10 +224,11 @@ def picture(path: Path, folder: Path) -> None:
         reach = float(truth.abs().quantile(0.995))
         for axis, (title, image) in zip(row, shown.items(), strict=True):
             own = float(image.abs().quantile(0.995)) if "low" in title else reach
+            own = float(image.quantile(0.995)) if title == "deviation" else own
             axis.imshow(image, cmap="gray", vmin=0 if title == "deviation" else -own, vmax=own)
             axis.set_title(title, fontsize=9)
             axis.axis("off")
-    plt.savefig(path, dpi=60, metadata={"Software": None})
+    save_grey(path)
 
 
 def main() -> None:
@@ -192,23 +236,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(sets.SEEDS))
+    parser.add_argument("--session", type=Path)
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--picture", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [
-        row
-        for seed in given.seeds
-        for name in sets.SETS
-        for row in rows_of(given.folder, name, seed, seed == 1)
-    ]
+    rows = [row for seed in given.seeds for name in sets.SETS for row in rows_of(given.folder, name, seed)]
+    if given.session:
+        rows += rows_of(given.folder, SESSION, 0, given.session)
     table = summary(rows)
     for row in table:
         numbers = " ".join(f"{key} {value:.3f}" for key, value in row.items() if isinstance(value, float))
         print(f"{row['group']:<12} {row['what']:<10} {row['evaluations']} {row['samples']:<2} {numbers}")
     if given.write:
         content = {
-            "command": "python benchmarks/denoise_restorer.py FOLDER --write",
+            "command": "python benchmarks/denoise_restorer.py FOLDER --session SESSION --write",
             "emflow": __version__,
             "weights": hashlib.sha256(GENERAL.read_bytes()).hexdigest(),
             "restorer": hashlib.sha256(GENERAL_RESTORER.read_bytes()).hexdigest(),

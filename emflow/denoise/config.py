@@ -68,7 +68,7 @@ class DenoiseApply(SpecimenContrast, OpticsFacts):
 
     method: str = Field("regression", pattern=r"^(regression|diffusion)$")
     """How: regression gives the expected image; diffusion samples what the image may be, and writes the samples' mean
-    as the denoised image, their deviation and one sample. It costs about thirty times as much; see
+    as the denoised image, their deviation and one sample. It costs about twenty times as much; see
     docs/denoise-restorer.md for what it is good for."""
     weights: str | None = None
     """Weights of a trained model (.safetensors, its manifest beside it); null takes the general model."""
