@@ -25,6 +25,8 @@ STARTS = (-0.8, 0.8)
 """Places of the particles from which the fit starts."""
 LEAST_EVIDENCE = 10.0
 """Logarithm of how much better candidates of two kinds explain the scores than one kind, from which they are believed."""
+LEAST_FOR_EACH = 0.04
+"""The same for each candidate: of many, noise's own departure from one kind would do (0.02 at most for smoothed noise)."""
 
 
 def stretched(score: np.ndarray) -> np.ndarray:
@@ -44,11 +46,13 @@ class Mixture:
     """As :data:`NAMES`, of stretched scores."""
     evidence: float
     """Log ratio of the posterior densities of two kinds and one."""
+    candidates: int
+    """How many there were."""
 
     @property
     def believed(self) -> bool:
         """Whether there are enough particles that stand out for their scores to be known."""
-        return self.evidence >= LEAST_EVIDENCE
+        return self.evidence >= max(LEAST_EVIDENCE, LEAST_FOR_EACH * self.candidates)
 
     def probabilities(self, score: np.ndarray) -> np.ndarray:
         """Probability (n,) that a candidate is a particle (1 − local false-discovery rate); never falls with the score."""
@@ -79,7 +83,7 @@ def fit_mixture(score: np.ndarray) -> Mixture:
 
     found = [_minimum(two, np.array([*MEAN[:2], start, *MEAN[3:]])) for start in STARTS]
     best = min(found, key=lambda each: each[1])
-    return Mixture(best[0], _minimum(one, MEAN[:2])[1] - best[1])
+    return Mixture(best[0], _minimum(one, MEAN[:2])[1] - best[1], len(score))
 
 
 def _minimum(cost, start: np.ndarray) -> tuple[np.ndarray, float]:  # type: ignore[no-untyped-def]
