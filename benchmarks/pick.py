@@ -35,8 +35,7 @@ from emflow.io.image import read_image
 from emflow.io.mrc import read_mrc, write_mrc
 from emflow.io.star import read_star
 from emflow.pick.apply import pick_micrograph
-from emflow.pick.apply_network import candidates
-from emflow.pick.calibration import count_taken
+from emflow.pick.apply_network import candidates, judge
 from emflow.pick.config import PickApply
 from emflow.pick.inputs_network import load_general
 from emflow.pick.network import DIAMETER_PX, normalise
@@ -122,8 +121,8 @@ def ours(item: Item, how: str, pixels: str) -> dict[str, object]:
     else:
         known = item.true_mask() if how == "network, true mask" else None
         found = candidates(image, item.pixel, True, cfg, picker.network, known)
-        xy, score, chance = found.xy_px, found.score, picker.calibration.probabilities(found.score)
-        taken = count_taken(chance, cfg.false_discovery_rate, cfg.min_probability)
+        xy, score = found.xy_px, found.score
+        chance, taken, _ = judge(score, picker.calibration, cfg)
     cpu = time.process_time() - begin
     return {
         "xy": xy.tolist(),
@@ -145,18 +144,23 @@ def topaz(item: Item, how: str, program: Path, folder: Path) -> dict[str, object
     if mask is not None and how != "topaz":
         weight = 1 - (resize(torch.from_numpy(mask).float(), item.factor) > 0.3).float()
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    begin = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = []
+
+    def run(*words: str) -> None:
+        started = subprocess.Popen([str(program), *words], env=environment, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(started.pid, 0)
+        if status:
+            raise RuntimeError(f"topaz {' '.join(words)} ended with {status}")
+        used.append(usage)
+
     if how == "topaz":
         write_mrc(work / "in" / image.name, small.numpy(), 8.0)
-        words = ["normalize", str(work / "in" / image.name), "-o", str(work), "--num-workers", "0"]
-        subprocess.run([str(program), *words, "-d", "-1"], check=True, env=environment, capture_output=True)
+        run("normalize", str(work / "in" / image.name), "-o", str(work), "--num-workers", "0", "-d", "-1")
     else:
         write_mrc(image, normalise(small, weight).numpy(), 8.0)
     out = image.with_suffix(".txt")
     words = ["-m", "resnet16_u64", "-r", str(NO_DUPLICATES_PX), "-d", "-1", "--num-workers", "0"]
-    command = [str(program), "extract", *words, "-o", str(out), str(image)]
-    subprocess.run(command, check=True, env=environment, capture_output=True)
-    end = resource.getrusage(resource.RUSAGE_CHILDREN)
+    run("extract", *words, "-o", str(out), str(image))
     rows = pd.read_csv(out, sep="\t").sort_values("score", ascending=False, kind="stable")
     place = rows[["x_coord", "y_coord"]].to_numpy()
     clean = (weight[place[:, 1], place[:, 0]] > 0).numpy() if len(rows) else np.zeros(0, dtype=bool)
@@ -165,8 +169,9 @@ def topaz(item: Item, how: str, program: Path, folder: Path) -> dict[str, object
         "xy": xy.tolist(),
         "score": rows["score"].to_numpy()[clean].tolist(),
         "taken": len(xy),
-        "cpu_s": end.ru_utime + end.ru_stime - begin.ru_utime - begin.ru_stime,
-        "peak_mb": end.ru_maxrss / 1024,
+        "cpu_s": sum(usage.ru_utime + usage.ru_stime for usage in used),
+        "peak_mb": max(usage.ru_maxrss for usage in used) / 1024,
+        "network_pixels": small.numel(),
         "pixels": int(np.prod(read_image(item.path).shape)),
     }
 
@@ -190,6 +195,7 @@ def summary(found: list[tuple[Item, dict]]) -> dict[str, float | int | None]:
     pixels = sum(r["pixels"] for _, r in found)
     told = [r["told_false"] for _, r in found if "told_false" in r]
     peaks = [r["peak_mb"] for _, r in found if "peak_mb" in r]
+    sizes = [r["network_pixels"] for _, r in found if "network_pixels" in r]
     return {
         "micrographs": len(found),
         "positions": positions,
@@ -203,6 +209,7 @@ def summary(found: list[tuple[Item, dict]]) -> dict[str, float | int | None]:
         "recall_at_precision_0.9": round(float(true[above].max(initial=0) / positions), 4),
         "cpu_s_per_megapixel": round(1e6 * sum(r["cpu_s"] for _, r in found) / pixels, 2),
         "peak_mb": round(max(peaks)) if peaks else None,
+        "network_megapixels": round(max(sizes) / 1e6, 3) if sizes else None,
     }
 
 
@@ -225,7 +232,7 @@ def main() -> None:
                 row = how if how in TOPAZ else f"{how} ({pixels})"
                 kept = given.folder / "results" / row.replace(" ", "_") / f"{item.key}.json"
                 if not kept.exists():
-                    if how in TOPAZ and given.topaz is None:
+                    if how in TOPAZ and (given.topaz is None or (item.mask is None and how != "topaz")):
                         continue
                     result = (
                         topaz(item, how, given.topaz, given.folder)

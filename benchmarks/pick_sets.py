@@ -12,6 +12,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,12 +124,24 @@ def dirt_of(kind: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray
     return ndimage.gaussian_filter(factor, 1), mask
 
 
-def make(folder: Path, name: str, seed: int) -> Path:
+@dataclass(frozen=True)
+class Kinds:
+    """Sets by name, and what draws their specimens and contamination."""
+
+    sets: Mapping[str, Set]
+    atoms: Callable[[str, int], np.ndarray]
+    dirt: Callable[[str, np.random.Generator], tuple[np.ndarray, np.ndarray]]
+
+
+FROZEN = Kinds(SETS, atoms_of, dirt_of)
+
+
+def make(folder: Path, name: str, seed: int, kinds: Kinds = FROZEN) -> Path:
     """Simulate one set with one seed, unless it is there; the folder of its session."""
-    out, chosen = folder / f"{name}_{seed}", SETS[name]
+    out, chosen = folder / f"{name}_{seed}", kinds.sets[name]
     if (out / "sets.json").exists():
         return out
-    write_pdb(out / "specimen.pdb", atoms_of(chosen.shape, seed))
+    write_pdb(out / "specimen.pdb", kinds.atoms(chosen.shape, seed))
     low, high = chosen.defocus_um
     values = {
         "model": out / "specimen.pdb",
@@ -152,7 +165,7 @@ def make(folder: Path, name: str, seed: int) -> Path:
     xy = np.column_stack([floats(rows, "rlnCoordinateX"), floats(rows, "rlnCoordinateY")])
     for number, path in enumerate(sorted((out / "micrographs").glob("*.mrc"))):
         rng = np.random.default_rng([seed, 2, number])
-        factor, mask = dirt_of(chosen.dirt, rng)
+        factor, mask = kinds.dirt(chosen.dirt, rng)
         counts = read_mrc(path) * factor
         # fewer electrons, the same counting noise for each
         noise = read_mrc(path).std() * np.sqrt(np.clip(factor * (1 - factor), 0, None))

@@ -42,6 +42,8 @@ class Picks:
     """True on contamination, at the working pixel, (y, x)."""
     profile: np.ndarray
     """The template's radial profile at the working pixel; empty if none was learnt."""
+    threshold_from: str = "noise"
+    """What the threshold was found by: the noise's significance, or what the network's candidates say."""
 
 
 def pick_micrograph(image: Tensor, pixel_size_angstrom: float, dark: bool, cfg: PickApply) -> Picks:

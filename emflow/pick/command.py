@@ -138,6 +138,7 @@ def apply(
             "micrographs": len(results),
             "picks": len(tables["particles"]),
             "set_aside": len(set_aside),
+            "thresholds_from": tables["micrographs"]["emflowPickThresholdFrom"].value_counts().to_dict(),
         }
         if free and cfg.pixels == "denoised" and not run.keep_denoised:
             names = images.table["emflowDenoisedName"]

@@ -1,5 +1,7 @@
 """Settings of the pick room."""
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from emflow.pick.config_tools import PickConsensus, PickExport, PickScore, PickTrain
@@ -8,6 +10,8 @@ from emflow.step import OpticsFacts, SpecimenContrast, SpecimenSize, StepConfig
 
 class PickApply(OpticsFacts, SpecimenSize, SpecimenContrast):
     """Find particles in each micrograph, with a template learnt from it or with the general network."""
+
+    version: ClassVar[int] = 2
 
     method: str = Field("template", pattern=r"^(template|network)$")
     """How to pick: template learns a radial template from the micrograph itself; network knows particles of any shape

@@ -24,7 +24,7 @@ from emflow.pick.normalise import resize
 
 SCALE_SPREAD = 0.18
 """Natural logarithm of the factor by which the diameter may be wrong."""
-JUNK_PART = 0.5
+JUNK_PART = 0.7
 """Part of the examples on which further contamination is painted."""
 VARIANTS = ("raw", "denoised", "masked")
 _STREAM = 62

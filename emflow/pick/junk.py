@@ -9,12 +9,14 @@ from torch import Tensor
 
 from emflow.pick.filters import gaussian_blur
 
-MOST = 6
-"""Most pieces on a micrograph."""
+MOST, MOST_SPECKS = 6, 24
+"""Most pieces on a micrograph; most spots of a piece beside the first four."""
 
 
 def add_junk(image: Tensor, diameter_px: float, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Paint one to six pieces of contamination: patches, bands with an edge, spots; denser or thinner than ice.
+    """Paint one to six pieces of contamination: patches, bands with an edge, spots, and what a random field cuts out.
+
+    They are denser or thinner than ice, and may hide what lies beneath them.
 
     What a picker will meet is not known when it learns, so the pieces have few things in common: any size from
     dust on, any grain, an outline and a strength above the noise.
@@ -34,12 +36,13 @@ def add_junk(image: Tensor, diameter_px: float, random: torch.Generator) -> tupl
     number = 1 + int(torch.randint(MOST, (1,), generator=random))
     mask = torch.zeros_like(image)
     for _ in range(number):
-        kind = int(torch.randint(3, (1,), generator=random))
-        cover = (_patch, _band, _spot)[kind](image.shape, diameter_px, random)
+        kind = int(torch.randint(len(KINDS), (1,), generator=random))
+        cover = KINDS[kind](image.shape, diameter_px, random)
         strength = _between(0.4, 4.0, random) * (1 if _uniform(random) < 0.75 else -1)
         grain = _field(image.shape, _between(0.05, 0.6, random) * diameter_px, random)
         rough = _between(0.2, 1.5, random) * abs(strength)
-        image = image + spread * cover * (strength + rough * grain)
+        hidden = _between(0.3, 1.0, random) if _uniform(random) < 0.5 else 1.0
+        image = image * (1 - (1 - hidden) * cover.clamp(max=1)) + spread * cover * (strength + rough * grain)
         mask = torch.maximum(mask, (cover > 0.3).to(mask))
     return image, mask
 
@@ -67,6 +70,35 @@ def _spot(shape: torch.Size, diameter_px: float, random: torch.Generator) -> Ten
     """Disk or cornered piece, from dust to twice a particle."""
     radius = _between(0.04, 0.9, random) * diameter_px
     return torch.sigmoid((radius - _distance(shape, random)) / (0.04 * diameter_px)) * 1.5
+
+
+def _specks(shape: torch.Size, diameter_px: float, random: torch.Generator) -> Tensor:
+    """Many small spots, in a heap or all over."""
+    cover = torch.zeros(shape)
+    wide = _between(0.1, 1.0, random) * max(shape)
+    at = torch.tensor(shape) * torch.rand(2, generator=random)
+    y, x = _grid(shape)
+    for _ in range(4 + int(torch.randint(MOST_SPECKS, (1,), generator=random))):
+        place = at + wide * torch.randn(2, generator=random)
+        radius = _between(0.05, 0.4, random) * diameter_px
+        distance = ((y - place[0]) ** 2 + (x - place[1]) ** 2).sqrt()
+        cover = torch.maximum(cover, torch.sigmoid((radius - distance) / (0.04 * diameter_px)))
+    return cover
+
+
+def _cut(shape: torch.Size, diameter_px: float, random: torch.Generator) -> Tensor:
+    """Where a smooth random field is high (islands) or near a level (winding lines), in a part of the image."""
+    length = _between(0.15, 1.5, random) * diameter_px
+    field = _field(shape, length, random)
+    level = _between(0.5, 2.0, random)
+    edge = 0.06 * diameter_px / length
+    lines = torch.sigmoid((_between(0.05, 0.35, random) - (field - level).abs()) / edge)
+    cover = lines if _uniform(random) < 0.5 else torch.sigmoid((field - level) / edge)
+    radius = _between(1.0, 10.0, random) * diameter_px
+    return cover * torch.sigmoid((radius - _distance(shape, random)) / (0.1 * diameter_px))
+
+
+KINDS = (_patch, _band, _spot, _specks, _cut)
 
 
 def _distance(shape: torch.Size, random: torch.Generator) -> Tensor:

@@ -25,7 +25,7 @@ IGNORE_DIAMETERS = 0.35
 """Round what is neither particle nor none (broken ones), nothing is learnt."""
 HEAT_BIAS, DIRT_BIAS = -5.0, -2.5
 """Log-odds with which learning starts."""
-DIRT_WEIGHT, OFFSET_WEIGHT = 0.1, 0.02
+DIRT_WEIGHT, OFFSET_WEIGHT = 0.3, 0.02
 _STREAM = 61
 
 

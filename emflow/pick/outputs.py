@@ -29,6 +29,7 @@ MICROGRAPH_COLUMNS = [
     "emflowPickThreshold",
     "emflowPickExpectedFalse",
     "emflowMaskedFraction",
+    "emflowPickThresholdFrom",
 ]
 MASK_BINNING = 4
 """Pixels of the image on which picking works to one of a mask image, along each axis."""
@@ -48,6 +49,7 @@ def as_result(picks: Picks) -> dict[str, Any]:
             f"{picks.threshold:.3f}",
             f"{float((1 - picks.probability).sum()):.2f}",
             f"{float(picks.mask.mean()):.4f}",
+            picks.threshold_from,
         ],
     }
 

@@ -19,6 +19,7 @@ from emflow.io.star import floats, read_star
 from emflow.nn.weights import manifest_path
 from emflow.pick.apply_network import Picker, candidates, pick_with_network
 from emflow.pick.config import PickApply
+from emflow.pick.filters import gaussian_blur
 from emflow.pick.inputs_network import GENERAL, load_general
 from emflow.pick.network import DIAMETER_PX, PickerNetwork, heat_map
 from emflow.pick.score import match
@@ -141,6 +142,14 @@ def test_noise_and_empty_ice_give_nothing(picker: Picker) -> None:
         for image in (noise, noise * (1 + 0.1 * ramp) + 3 * ramp):
             number += len(pick_with_network(image, PIXEL, True, CFG, picker).score)
     assert number <= 6  # of 6 × 320 places
+
+
+def test_much_smooth_noise_is_not_taken_for_particles(picker: Picker) -> None:
+    noise = torch.randn(1400, 1400, generator=torch.Generator().manual_seed(302))
+    cfg = CFG.model_copy(update={"diameter_angstrom": 120.0})
+    picks = pick_with_network(gaussian_blur(noise, 0.8), 3.0, True, cfg, picker)  # a thousand candidates
+    assert picks.threshold_from == "shipped"
+    assert len(picks.score) < 20
 
 
 def test_contamination_is_masked_and_not_picked(scene: Scene, picker: Picker) -> None:

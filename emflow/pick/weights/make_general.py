@@ -1,10 +1,11 @@
 """Train the general picker that emflow ships, from nothing but simulated sessions.
 
-    python -m emflow.pick.weights.make_general FOLDER
+    python -m emflow.pick.weights.make_general FOLDER [WEIGHTS]
 
 simulates sessions below FOLDER (what is there is kept), denoises them with the shipped denoiser, trains on both, and
-calibrates on sessions that it was not trained on. ``general.safetensors`` and its manifest are written to FOLDER, from
-where the two are copied here by hand.
+calibrates on sessions that it was not trained on. Training starts from WEIGHTS (safetensors), if given: then it is
+shorter, and other contamination is painted than the first time. ``general.safetensors`` and its manifest are written to
+FOLDER, from where the two are copied here by hand.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from sklearn.metrics import average_precision_score
 
 from emflow.device import generator
@@ -38,6 +40,8 @@ MATCH = 0.3
 """Distance within which a candidate is its particle, in diameters."""
 _STREAM = 63
 PLAN = Plan(steps=2300, batch=8, learning_rate=2e-3, averaging=0.99)
+AGAIN = Plan(steps=900, batch=8, learning_rate=8e-4, averaging=0.99)
+"""From given weights."""
 
 
 def prepare(folder: Path) -> dict[str, Path]:
@@ -50,15 +54,18 @@ def prepare(folder: Path) -> dict[str, Path]:
     return denoised_names(out)
 
 
-def train(folder: Path, denoised: dict[str, Path]) -> PickerNetwork:
+def train(folder: Path, denoised: dict[str, Path], weights: Path | None) -> PickerNetwork:
     """Train, or go on where training was interrupted."""
+    plan, seed = (AGAIN, SEED + 1) if weights else (PLAN, SEED)
     examples: list[Example] = []
     for index in TRAINING:
         for number, micrograph in enumerate(simulated(place(folder, index))):
-            examples += examples_of(micrograph, denoised, SEED, index, number)
-    network = new_network(SEED)
-    key = f"{PLAN} {SEED} {len(examples)}"
-    done = train_network(network, examples, PLAN, SEED, CheckpointFile(folder / "checkpoint", key))
+            examples += examples_of(micrograph, denoised, seed, index, number)
+    network = new_network(seed)
+    if weights:
+        network.load_state_dict(load_file(weights))
+    key = f"{plan} {seed} {len(examples)}"
+    done = train_network(network, examples, plan, seed, CheckpointFile(folder / "checkpoint", key))
     assert isinstance(done.network, PickerNetwork)
     return done.network
 
@@ -91,10 +98,10 @@ def calibrate(folder: Path, network: PickerNetwork, denoised: dict[str, Path]) -
     return Calibration.fit(score, hit), float(average_precision_score(hit, score) * hit.sum() / number)
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, weights: Path | None = None) -> None:
     """Make the weights."""
     denoised = prepare(folder)
-    network = train(folder, denoised)
+    network = train(folder, denoised, weights)
     calibration, precision = calibrate(folder, network, denoised)
     write_model(
         folder / "general.safetensors",
@@ -115,4 +122,4 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    main(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:]))
