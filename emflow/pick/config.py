@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from emflow.pick.config_assess import PickAssess
 from emflow.pick.config_tools import PickConsensus, PickExport, PickScore, PickTrain
 from emflow.step import OpticsFacts, SpecimenContrast, SpecimenSize, StepConfig
 
@@ -54,6 +55,7 @@ class PickImport(OpticsFacts):
 STEPS: dict[str, type[StepConfig]] = {
     "apply": PickApply,
     "import": PickImport,
+    "assess": PickAssess,
     "consensus": PickConsensus,
     "export": PickExport,
     "score": PickScore,
