@@ -24,6 +24,7 @@ from emflow.pick.apply_labels import pick_learned
 from emflow.pick.apply_network import pick_with_network
 from emflow.pick.command_assess import assess
 from emflow.pick.command_learn import train
+from emflow.pick.command_size import size
 from emflow.pick.command_tools import consensus, export, score
 from emflow.pick.config import PickApply, PickImport
 from emflow.pick.inputs import is_dark, read_intermediate, require_denoised
@@ -33,7 +34,7 @@ from emflow.pick.inputs_network import load_general
 from emflow.pick.outputs import as_result, pick_tables, write_mask
 from emflow.step import EmflowError, OutOfMemory, Run
 
-__all__ = ["apply", "assess", "consensus", "export", "import_", "score", "train"]
+__all__ = ["apply", "assess", "consensus", "export", "import_", "score", "size", "train"]
 
 log = logging.getLogger("emflow")
 

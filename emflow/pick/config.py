@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from emflow.pick.config_assess import PickAssess
+from emflow.pick.config_assess import PickAssess, PickSize
 from emflow.pick.config_tools import PickConsensus, PickExport, PickScore, PickTrain
 from emflow.step import OpticsFacts, SpecimenContrast, SpecimenSize, StepConfig
 
@@ -65,5 +65,6 @@ STEPS: dict[str, type[StepConfig]] = {
     "consensus": PickConsensus,
     "export": PickExport,
     "score": PickScore,
+    "size": PickSize,
     "train": PickTrain,
 }

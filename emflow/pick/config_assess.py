@@ -1,4 +1,4 @@
-"""Settings of the assessment of micrographs."""
+"""Settings of what is told of micrographs before picking: good or bad, and how large the particles are."""
 
 from pydantic import Field
 
@@ -29,3 +29,10 @@ class PickAssess(OpticsFacts, SpecimenSize, SpecimenContrast):
     bright. Not judged where the micrographs are no counts, or fewer than five."""
     require_rings: bool = True
     """A micrograph whose Thon rings `ctf fit` found not reliable is bad; not judged where the table does not tell."""
+
+
+class PickSize(OpticsFacts, SpecimenContrast):
+    """Estimate the particle's longest diameter from the micrographs."""
+
+    max_micrographs: int = Field(8, ge=1, le=1000)
+    """Most micrographs that are looked at, spread over the table; fewer where the first are clear."""
