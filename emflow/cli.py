@@ -60,6 +60,8 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "apply": "Pick particles in each micrograph.",
             "import": "Take somebody's coordinates, matched by micrograph name.",
+            "assess": "Say of each micrograph whether it is good, or why not.",
+            "size": "Estimate the particle's diameter from the micrographs.",
             "train": "Learn to pick from some labelled particles.",
             "consensus": "Join the picks of several pickers.",
             "export": "Write picks for RELION, EMAN, Topaz or a spreadsheet.",

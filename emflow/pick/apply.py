@@ -114,7 +114,7 @@ def require_diameter(cfg: PickApply) -> float:
     if cfg.diameter_angstrom is None:
         raise EmflowError(
             "The particle's diameter is not known: set sample.diameter_angstrom in the configuration "
-            "(or give --diameter-angstrom), in ångström."
+            "(or give --diameter-angstrom), in ångström; `emflow pick size` estimates it."
         )
     return cfg.diameter_angstrom
 

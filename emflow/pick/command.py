@@ -19,18 +19,22 @@ from emflow.io.micrographs import for_each, load_micrographs
 from emflow.io.record import Record
 from emflow.io.star import write_star
 from emflow.pick.apply import Picks, pick_micrograph, require_diameter
+from emflow.pick.apply_classical import pick_log, pick_with_references
 from emflow.pick.apply_labels import pick_learned
 from emflow.pick.apply_network import pick_with_network
+from emflow.pick.command_assess import assess
 from emflow.pick.command_learn import train
+from emflow.pick.command_size import size
 from emflow.pick.command_tools import consensus, export, score
 from emflow.pick.config import PickApply, PickImport
 from emflow.pick.inputs import is_dark, read_intermediate, require_denoised
+from emflow.pick.inputs_classical import References
 from emflow.pick.inputs_learn import load_picker
 from emflow.pick.inputs_network import load_general
 from emflow.pick.outputs import as_result, pick_tables, write_mask
 from emflow.step import EmflowError, OutOfMemory, Run
 
-__all__ = ["apply", "consensus", "export", "import_", "score", "train"]
+__all__ = ["apply", "assess", "consensus", "export", "import_", "score", "size", "train"]
 
 log = logging.getLogger("emflow")
 
@@ -64,6 +68,7 @@ def apply(
     images = load_micrographs(micrographs, cfg)
     learned = load_picker(cfg.weights, device) if cfg.weights else None
     general = load_general(device) if cfg.method == "network" and not learned else None
+    references = References(cfg, images, device) if cfg.method == "references" and not learned else None
     if learned and cfg.diameter_angstrom is None:
         cfg = cfg.model_copy(update={"diameter_angstrom": learned.diameter_angstrom})
     if len(images):
@@ -90,6 +95,11 @@ def apply(
                     return pick_learned(pixels, pixel_size, dark, cfg, learned)
                 if general:
                     return pick_with_network(pixels, pixel_size, dark, cfg, general)
+                if references:
+                    seen = references.at(row, pixels.shape)
+                    return pick_with_references(pixels, pixel_size, dark, cfg, seen)
+                if cfg.method == "log":
+                    return pick_log(pixels, pixel_size, dark, cfg)
                 return pick_micrograph(pixels, pixel_size, dark, cfg)
 
             # one image at a time: where that does not fit, it is said so, and not laid to the image
@@ -119,7 +129,8 @@ def apply(
             is_dark(images, row, cfg.contrast),
             denoised,
         )
-        return result_key(cfg, *parts, *(picker.sha256 for picker in (learned, general) if picker))
+        told = references.key(row) if references else []
+        return result_key(cfg, *parts, *told, *(picker.sha256 for picker in (learned, general) if picker))
 
     with Record("pick.apply", cfg, run, inputs=[micrographs]) as record:
         if cfg.contrast == "auto" and "emflowContrast" not in images.table:

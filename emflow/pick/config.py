@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from emflow.pick.config_assess import PickAssess, PickSize
 from emflow.pick.config_tools import PickConsensus, PickExport, PickScore, PickTrain
 from emflow.step import OpticsFacts, SpecimenContrast, SpecimenSize, StepConfig
 
@@ -13,9 +14,15 @@ class PickApply(OpticsFacts, SpecimenSize, SpecimenContrast):
 
     version: ClassVar[int] = 2
 
-    method: str = Field("template", pattern=r"^(template|network)$")
+    method: str = Field("template", pattern=r"^(template|network|log|references)$")
     """How to pick: template learns a radial template from the micrograph itself; network knows particles of any shape
-    and contamination from simulated sessions. See docs/pick-network.md for which does better where."""
+    and contamination from simulated sessions (docs/pick-network.md says which does better where). Classical ways, for
+    comparison, cold starts and consensus: log takes blobs by the Laplacian; references are projections of a map or
+    class averages."""
+    references: str | None = None
+    """For the method references: a map (MRC) or class averages (.mrcs), protein bright, pixel size in the header."""
+    references_spacing_deg: float = Field(30.0, ge=5, le=90)
+    """Spacing of the orientations of a map, or of the turns of class averages, in degrees; a map at 30 has 550."""
 
     pixels: str = Field("raw", pattern=r"^(raw|denoised)$")
     """What is looked at: raw pixels, or those of `denoise apply` (column emflowDenoisedName). Raw is the default because
@@ -58,8 +65,10 @@ class PickImport(OpticsFacts):
 STEPS: dict[str, type[StepConfig]] = {
     "apply": PickApply,
     "import": PickImport,
+    "assess": PickAssess,
     "consensus": PickConsensus,
     "export": PickExport,
     "score": PickScore,
+    "size": PickSize,
     "train": PickTrain,
 }

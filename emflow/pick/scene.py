@@ -120,7 +120,8 @@ class Scene:
         # whitening must not bring back.
         everywhere = noise_spectrum(flat, self.weight, rings)[:LOWEST_RING]
         spectrum[:LOWEST_RING] = everywhere.clamp_min(float(spectrum[LOWEST_RING]))
-        self.white = filter_radially(flat, spectrum.clamp_min(1e-6).rsqrt()) * self.weight
+        self.transfer = spectrum.clamp_min(1e-6).rsqrt()
+        self.white = filter_radially(flat, self.transfer) * self.weight
 
     def exclude(self, picks: Peaks) -> None:
         """Take the surroundings of picks out of the background."""
@@ -140,11 +141,11 @@ class Scene:
         middle, deviation = _robust(values)
         rough = roughness(kernel.cpu().numpy())
         far = self.allowed & (self.far > 0.5)
-        inverted = self._peaks((middle - raw + lobes) / deviation, far)
+        inverted = self.peaks((middle - raw + lobes) / deviation, far)
         tails = tail_scale(inverted.height, Noise(rough, float(far.sum())))
         room = self.allowed & (self.background > 0.5)
         noise = Noise(rough, trials * float(room.sum()), tails)
-        peaks = self._peaks((raw - middle) / deviation, self.allowed)
+        peaks = self.peaks((raw - middle) / deviation, self.allowed)
         alone = (raw - lobes)[peaks.place[:, 0], peaks.place[:, 1]] + crowd.own(peaks.place)
         peaks = peaks.rescored(((alone - middle) / deviation).double().cpu().numpy())
         chance = probabilities(peaks.height, noise)
@@ -186,7 +187,8 @@ class Scene:
         yx = refine(score, place).double().cpu().numpy()
         return np.round((yx[:, ::-1] + 0.5) * self.scale - 0.5, 2)
 
-    def _peaks(self, score: Tensor, allowed: Tensor) -> Peaks:
+    def peaks(self, score: Tensor, allowed: Tensor) -> Peaks:
+        """Peaks above zero of a score map (y, x) at the minimum distance, best first."""
         place, height = local_maxima(score, allowed & (score > 0))
         peaks = Peaks(place, self._positions(score, place), height.double().cpu().numpy())
         return peaks.take(self.apart(peaks))

@@ -94,6 +94,12 @@ class Chain:
         return f"<results>/{room}/shard_{{shard}}.star"
 
     @property
+    def assessed(self) -> list[str]:
+        """Table of the assessment of a shard's micrographs; none where it is off."""
+        wanted = getattr(self.settings.section("session.select"), "assessment", "off") != "off"
+        return ["<results>/pick/assess/shard_{shard}.star"] if wanted and "pick" in ROOMS else []
+
+    @property
     def other_pixels(self) -> str | None:
         """The pixels, raw or denoised, that picking does not use; None where the two cannot be compared."""
         given = self.settings.input

@@ -127,6 +127,7 @@ RATES: dict[str, Rate] = {
     "ctf.import": Rate(1.0, 5e-3, _micrographs),
     "denoise.apply": Rate(1.6, 0.2, _denoised, 2.5),
     "pick.apply": Rate(1.5, 1.5, _area, 4.0),
+    "pick.assess": Rate(2.0, 0.3, _area, 4.0),
     "pick.import": Rate(1.0, 5e-3, _micrographs),
     "extract.run": Rate(1.4, 0.03, _cut, 2.5),
     "extract.recenter": Rate(1.4, 0.04, _cut, 2.5),

@@ -46,11 +46,13 @@ def steps_before(settings: Settings, step: str) -> list[str]:
     """Steps whose settings a stage depends on, itself the last."""
     given = settings.input
     raw = getattr(settings.steps.get("pick.apply"), "pixels", "raw") == "raw"
+    assessed = getattr(settings.steps.get("session.select"), "assessment", "off") == "reject"
     way = [
         "session.check",
         "ctf.import" if given.ctf else "ctf.fit",
         *([] if given.picks or raw else ["denoise.apply"]),
         "pick.import" if given.picks else "pick.apply",
+        *(["pick.assess"] if assessed else []),
         "session.select",
         "session.join",
         "extract.run",

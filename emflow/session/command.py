@@ -26,7 +26,7 @@ from emflow.session.contrast import decide, skewness
 from emflow.session.inputs import column, find_gone, find_session, read_labels, read_selected, read_step
 from emflow.session.join import judge_session, measure_session, settle
 from emflow.session.outputs import checked_table, contrast_table, set_aside_table
-from emflow.session.select import FATE_COLUMNS, StepTables, select_micrographs
+from emflow.session.select import FATE_COLUMNS, StepTables, select_micrographs, with_assessment
 from emflow.step import EmflowError, Run
 
 log = logging.getLogger("emflow")
@@ -204,6 +204,7 @@ def select(
     out: Path,
     /,
     *,
+    assessed: Path | None = None,
     cfg: SessionSelect = SessionSelect(),
     run: Run = Run(),
 ) -> None:
@@ -215,12 +216,21 @@ def select(
         The steps' tables of one shard.
     out
         STAR table to write: every micrograph once, emflowAccepted 1 or 0 with the reason.
+    assessed
+        Table of `pick assess` of the same micrographs; needed where session.select.assessment is reject.
     """
-    with Record("session.select", cfg, run, inputs=[check, ctf, pick]) as record:
+    if cfg.assessment == "reject" and assessed is None:
+        raise EmflowError(
+            "session.select.assessment is reject: give the table of `emflow pick assess` as --assessed."
+        )
+    inputs = [check, ctf, pick, *([assessed] if assessed else [])]
+    with Record("session.select", cfg, run, inputs=inputs) as record:
         steps = [
             StepTables(step, *read_step(path))
             for step, path in (("session.check", check), ("ctf.fit", ctf), ("pick.apply", pick))
         ]
+        if assessed and cfg.assessment != "off":
+            steps[0] = with_assessment(steps[0], read_step(assessed)[0])
         quality, matched = select_micrographs(steps, read_labels(cfg), cfg)
         checked = read_star(check)
         tables = {"optics": checked["optics"], "micrographs": quality, "labels": matched}

@@ -34,6 +34,9 @@ class SessionSelect(StepConfig):
     """Reject micrographs with fewer picks."""
     max_masked_fraction: float = Field(1.0, ge=0, le=1)
     """Reject micrographs of which more than this fraction is masked as carbon or contamination."""
+    assessment: str = Field("off", pattern=r"^(off|tell|reject)$")
+    """What becomes of `pick assess`: off, it is not made; tell, its figures and reasons stand in the quality table; reject,
+    micrographs that it calls bad are rejected, with the reason."""
     excluded_micrographs: str = "labels/excluded_micrographs.txt"
     """A person's list of micrographs to leave out, one name (or id) a line; it need not exist."""
 

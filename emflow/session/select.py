@@ -71,6 +71,14 @@ def select_micrographs(
     return quality.astype(object).where(quality.notna(), NONE), matched
 
 
+def with_assessment(checked: StepTables, assessed: pd.DataFrame) -> StepTables:
+    """The first step's results with the columns of an assessment, which need not know every micrograph."""
+    new = pd.Index([name for name in assessed if name not in checked.results or name == "emflowMicrographId"])
+    joined = checked.results.merge(assessed[new], on="emflowMicrographId", how="left")
+    joined[new] = joined[new].fillna(NONE)
+    return StepTables(checked.step, joined, checked.set_aside)
+
+
 def _add(rows: dict[str, dict[str, str]], values: Mapping[str, str], new: bool) -> None:
     identity = values["emflowMicrographId"]
     if new or identity in rows:
@@ -86,6 +94,8 @@ def _judge(row: Mapping[str, str], cfg: SessionSelect) -> tuple[str, str] | None
             f"the CTF fits to {resolution:.4g} Å only",
             f"{limit:g} Å or better (session.select.max_ctf_resolution_angstrom)",
         )
+    if cfg.assessment == "reject" and row.get("emflowGood") == "0":
+        return row.get("emflowGoodReason", NONE), row.get("emflowGoodExpected", NONE)
     picks = _number(row, "emflowPickCount")
     if picks is not None and picks < cfg.min_picks:
         return f"{picks:.0f} picks", f"at least {cfg.min_picks} (session.select.min_picks)"

@@ -58,3 +58,25 @@ else:
                 f"<results>/records/pick.apply/{project.other_pixels}_{{shard}}.json",
             params:
                 cfg=project.section("pick.apply", pixels=project.other_pixels),
+
+if project.assessed:
+
+    rule pick_assess:
+        input:
+            "<results>/ctf/shard_{shard}.star",
+        output:
+            "<results>/pick/assess/shard_{shard}.star",
+        log:
+            "<results>/records/pick.assess/shard_{shard}.json",
+        retries: project.retries
+        conda:
+            "../../envs/emflow.yaml"
+        threads: project.threads(2)
+        resources:
+            mem_mb=lambda wildcards, attempt: 4000 * attempt,
+            runtime=lambda wildcards, attempt: 60 * attempt,
+        params:
+            cfg=section("pick.assess"),
+        shell:
+            "emflow pick assess {input} {output}"
+            " --json {params.cfg:q} --threads {threads} --record {log}"

@@ -28,6 +28,7 @@ rule session_select:
         check="<results>/session/check/shard_{shard}.star",
         ctf="<results>/ctf/shard_{shard}.star",
         pick="<results>/pick/shard_{shard}.star",
+        assessed=project.assessed,
         labels=project.labels("session.select", "excluded_micrographs"),
     output:
         "<results>/session/select/shard_{shard}.star",
@@ -41,8 +42,9 @@ rule session_select:
         runtime=lambda wildcards, attempt: 10 * attempt,
     params:
         cfg=section("session.select"),
+        assessed=lambda wildcards, input: [f"--assessed={name}" for name in input.assessed],
     shell:
-        "emflow session select {input.check} {input.ctf} {input.pick} {output}"
+        "emflow session select {input.check} {input.ctf} {input.pick} {output} {params.assessed:q}"
         " --json {params.cfg:q} --threads {threads} --record {log}"
 
 
