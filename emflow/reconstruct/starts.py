@@ -34,9 +34,9 @@ def find_halves(
 ) -> tuple[tuple[HalfMap, HalfMap], Joined]:
     """Both half-sets' maps, and how far they agree.
 
-    Each half-set makes ``n_starts`` starts; while the maps do not agree beyond a sphere, or are not alike as a whole, as
-    many again, up to ``max_starts``. Which start is taken is decided by its likelihood in its own half-set; the agreement decides only
-    whether the search goes on.
+    Each half-set makes ``n_starts`` starts; while the maps do not agree beyond a sphere, or are not alike as a whole,
+    as many again, up to ``max_starts``. Which start is taken is decided by its likelihood in its own half-set; the
+    agreement decides only whether the search goes on.
 
     Parameters
     ----------
