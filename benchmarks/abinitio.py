@@ -1,6 +1,7 @@
 """How often ab initio finds the structure, and what it costs: seeds on sets of particles.
 
     python benchmarks/abinitio.py SET.star FOLDER --symmetry O --diameter 130 [--truth MAP.mrc] [--seeds 10] [--write NAME]
+    python benchmarks/abinitio.py SET.star FOLDER --symmetry C1 --diameter 150 --truth MAP.mrc --refine --same REFINED.mrc
 
 For each seed `emflow reconstruct abinitio` (and with --refine `refine`) runs into FOLDER/seed_N; what is finished is
 not made again. Prints one JSON line per seed: resolution of the halves, agreement of the starts, where the FSC with
@@ -30,6 +31,8 @@ ALIGNED_DIAMETERS = 8.0
 SUCCESS = 1.1
 """A seed succeeds that comes to this times the best resolution at most (against the truth where it is known):
 at these sizes two shells."""
+SAME = 1.05
+"""With --same a seed succeeds that comes to this times the resolution of that map at most."""
 
 
 def against_truth(path: Path, given: argparse.Namespace) -> float | None:
@@ -87,8 +90,13 @@ def main() -> None:
     parser.add_argument("--truth", type=Path)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--refine", action="store_true")
+    parser.add_argument(
+        "--same", type=Path, help="map refined from the truth's low frequencies, same particles"
+    )
     parser.add_argument("--write", help="name of the set in benchmarks/results")
     given = parser.parse_args()
+    if given.same is not None and given.truth is None:
+        parser.error("--same is measured against the truth: give --truth, too")
     torch.set_num_threads(1)
     rows = []
     for seed in range(given.seeds):
@@ -98,11 +106,15 @@ def main() -> None:
     if given.truth is not None:
         key = "truth_angstrom"
     reached = [float(row[key]) for row in rows if row[key] is not None]  # type: ignore[arg-type]
-    good = sum(value <= SUCCESS * min(reached) for value in reached)
+    limit = SUCCESS * min(reached)
+    if given.same is not None:
+        limit = SAME * float(against_truth(given.same, given) or 0)
+    good = sum(value <= limit for value in reached)
     cost = [float(row["cpu_s"] or 0) for row in rows]
     summary = {
         "seeds": len(rows),
         "succeed": good,
+        "succeed_to_angstrom": round(limit, 3),
         "cpu_s_median": statistics.median(cost),
         "cpu_s_per_success": round(sum(cost) / good, 1) if good else None,
     }

@@ -30,6 +30,9 @@ LEAST = 1.0
 """Information that is taken for granted: a direction in which the map says nothing stays as uncertain as a radian
 or a pixel."""
 
+SETTLED = 0.005
+"""Log-likelihood that a step has to promise: with less to gain a pose is within a tenth of its deviation of the top."""
+
 FIELDS = ("rotations", "shifts_px", "scores", "covariance")
 """Of :class:`FittedPoses`."""
 
@@ -119,7 +122,8 @@ def fit_poses(
     rotations, shifts_px
         Where to begin, (B, 3, 3) and (B, 2).
     steps
-        Steps; one that lowers the likelihood is taken back and halved.
+        Steps at most; one that lowers the likelihood is taken back and shortened. A pose with less than
+        :data:`SETTLED` to gain takes no more.
     """
 
     def fit(here: slice) -> FittedPoses:
@@ -158,17 +162,21 @@ def _fit(
 ) -> FittedPoses:
     """A batch."""
     here = _Slope.at(images, spectrum, plane, rotations, shifts)
+    rotations, shifts = rotations.clone(), shifts.clone()
     damping = torch.full_like(here.score, 1e-3)
     for _ in range(steps):
-        step = here.step(damping, plane)
-        turned = rotation_vector_to_matrix(step[:, :3]) @ rotations
-        moved = shifts + step[:, 3:]
-        there = _Slope.at(images, spectrum, plane, turned, moved)
-        better = there.score > here.score
-        rotations = torch.where(better[:, None, None], turned, rotations)
-        shifts = torch.where(better[:, None], moved, shifts)
-        here = here.where(better, there)
-        damping = torch.where(better, damping / 4, damping.clamp(min=0.1) * 8)
+        step, promised = here.step(damping, plane)
+        on = (promised > SETTLED).nonzero()[:, 0]
+        if len(on) == 0:
+            break
+        step = step[on]
+        turned = rotation_vector_to_matrix(step[:, :3]) @ rotations[on]
+        moved = shifts[on] + step[:, 3:]
+        there = _Slope.at(images[on], spectrum, plane, turned, moved)
+        better = there.score > here.score[on]
+        rotations[on[better]], shifts[on[better]] = turned[better], moved[better]
+        here.take(on[better], there, better)
+        damping[on] = torch.where(better, damping[on] / 4, damping[on].clamp(min=0.1) * 8)
     return FittedPoses(rotations, shifts, here.score, here.covariance())
 
 
@@ -207,25 +215,27 @@ class _Slope:
         weighted = (slope * power[:, None]).flatten(2)
         return _Slope(score, gradient, 2 * torch.bmm(weighted, flat.transpose(1, 2)))
 
-    def step(self, damping: Tensor, plane: HalfPlane) -> Tensor:
-        """Damped step (Levenberg and Marquardt), of limited length: (B, 5)."""
+    def step(self, damping: Tensor, plane: HalfPlane) -> tuple[Tensor, Tensor]:
+        """Damped step (Levenberg and Marquardt), of limited length, (B, 5), and what it promises to gain, (B,)."""
         diagonal = self.information.diagonal(dim1=1, dim2=2)
         damped = self.information + torch.diag_embed(diagonal * damping[:, None] + LEAST)
         step = torch.linalg.solve(damped, self.gradient[:, :, None])[:, :, 0]
         band = float(plane.radius[-1])
+        promised = 0.5 * (self.gradient * step).sum(1)
         turn, shift = step[:, :3], step[:, 3:]
         turn = turn * (MAX_TURN / band / turn.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(max=1)
         limit = MAX_SHIFT * plane.box / 2 / band
         shift = shift * (limit / shift.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(max=1)
-        return torch.cat([turn, shift], 1)
+        return torch.cat([turn, shift], 1), promised
 
-    def where(self, better: Tensor, other: _Slope) -> _Slope:
-        """The other's rows where they are better."""
-        return _Slope(
-            torch.where(better, other.score, self.score),
-            torch.where(better[:, None], other.gradient, self.gradient),
-            torch.where(better[:, None, None], other.information, self.information),
-        )
+    def take(self, rows: Tensor, other: _Slope, from_rows: Tensor) -> None:
+        """Put the other's rows in the place of some."""
+        for own, others in zip(
+            (self.score, self.gradient, self.information),
+            (other.score, other.gradient, other.information),
+            strict=True,
+        ):
+            own[rows] = others[from_rows]
 
     def covariance(self) -> Tensor:
         """Inverse of the information."""

@@ -140,6 +140,7 @@ def _write_first(
             "Half-sets with separate random starts",
         ),
         judge.judge_starts([half.likeness for half in found], [len(half.evidence) for half in found]),
+        judge.judge_likeness(joined.alignment.score),
         judge.judge_hand(joined.alignment.mirrored),
         *judge.judge_control(control),
     ]

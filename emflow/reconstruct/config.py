@@ -11,11 +11,12 @@ from emflow.step import SpecimenSize, SpecimenSymmetry, StepConfig
 class ReconstructAbinitio(SpecimenSize, SpecimenSymmetry):
     """Find a first map from random starts, in each half-set on its own."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     n_starts: int = Field(12, ge=1, le=1000)
     """Random starts in each half-set, in a low band where they are cheap."""
     max_starts: int = Field(48, ge=1, le=10000)
-    """While the two half-sets do not agree on a structure, each makes as many starts again, up to this number."""
+    """While the two half-sets' maps do not agree beyond chance, or are not alike as a whole, each half-set makes as many
+    starts again, up to this number."""
     n_finalists: int = Field(3, ge=1, le=100)
     """The likeliest starts that go on to the first band; the likeliest of these gives the map."""
     resolution_angstrom: float | None = Field(None, gt=1, le=500)

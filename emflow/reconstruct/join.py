@@ -10,7 +10,7 @@ from torch import Tensor
 from emflow.em.frames import align_frames
 from emflow.em.images import ImageSet
 from emflow.em.volume_align import Alignment, align_poses
-from emflow.reconstruct.agreement import Agreement, compare
+from emflow.reconstruct.agreement import SAME_HALVES, Agreement, compare
 from emflow.reconstruct.merge import accumulate
 
 DETAIL_DIAMETERS = 10.0
@@ -58,6 +58,11 @@ class Joined:
     shifts_px: Tensor
     alignment: Alignment
     agreement: Agreement
+
+    @property
+    def same(self) -> bool:
+        """Whether the maps agree beyond chance and are alike as a whole."""
+        return self.agreement.found and self.alignment.score >= SAME_HALVES
 
 
 def join(images: ImageSet, found: tuple[HalfMap, HalfMap], diameter_angstrom: float, symmetry: str) -> Joined:

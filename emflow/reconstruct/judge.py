@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from emflow.reconstruct.agreement import SAME_MAP, Agreement, start_agreement
+from emflow.reconstruct.agreement import SAME_HALVES, SAME_MAP, Agreement, start_agreement
 from emflow.reconstruct.config import ReconstructSharpen
 from emflow.reconstruct.sharpen import SharpenedMaps
 from emflow.reconstruct.symmetry import Scored
 from emflow.step import Judgement
 
+LIKENESS = "Are the half-sets' first maps alike?"
 WORTH_ANEW = 1 / 3
 """Share of particles that came since poses were last found from nothing, above which to do so again is worth it."""
 BETTER = 0.8
@@ -85,6 +86,20 @@ def judge_agreement(question: str, agreement: Agreement, sources: str) -> Judgem
             "Take the coarser figure.",
         )
     return Judgement(question, "pass", f"{sources} agree to {claim:.1f} Å: {numbers}.")
+
+
+def judge_likeness(score: float) -> Judgement:
+    """Say whether the first maps of the half-sets are alike as a whole, from their correlation once aligned."""
+    evidence = f"Aligned, the half-sets' first maps have a correlation of {score:.2f}."
+    if score >= SAME_HALVES:
+        return Judgement(LIKENESS, "pass", evidence)
+    return Judgement(
+        LIKENESS,
+        "warn",
+        f"{evidence} Those of one structure reach {SAME_HALVES:g}, unless the images are very noisy: one half-set may "
+        "have come to a false map, such as a mixture of both hands, or the particles are of several kinds.",
+        "Try another reconstruct.abinitio.seed or more max_starts, look at half1.mrc and half2.mrc, and at 2D classes.",
+    )
 
 
 def judge_hand(mirrored: bool) -> Judgement:

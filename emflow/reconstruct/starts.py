@@ -34,9 +34,9 @@ def find_halves(
 ) -> tuple[tuple[HalfMap, HalfMap], Joined]:
     """Both half-sets' maps, and how far they agree.
 
-    Each half-set makes ``n_starts`` starts; while the maps do not agree beyond a sphere, as many again, up to
-    ``max_starts``. Which start is taken is decided by its likelihood in its own half-set; the agreement decides only
-    whether the search goes on.
+    Each half-set makes ``n_starts`` starts; while the maps do not agree beyond a sphere, or are not alike as a whole,
+    as many again, up to ``max_starts``. Which start is taken is decided by its likelihood in its own half-set; the
+    agreement decides only whether the search goes on.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def find_halves(
         found = halves[0].found(starts), halves[1].found(starts)
         joined = join(images, found, diameter_angstrom, cfg.symmetry)
         more = min(2 * starts, cfg.max_starts)
-        if joined.agreement.found or more <= starts:
+        if joined.same or more <= starts:
             return found, joined
         log.info("The half-sets do not agree on a structure yet: %d more starts in each.", more - starts)
         starts = more

@@ -59,6 +59,27 @@ def test_without_noise_the_pose_is_found_from_five_degrees_off():
     assert (found.shifts_px - images.shifts).norm(dim=1).max() < 0.01
 
 
+def test_a_pose_at_the_top_takes_no_more_steps(monkeypatch: pytest.MonkeyPatch):
+    images = Set(60, 4.0)
+    at = _Slope.at
+    sizes: list[int] = []
+
+    def counted(*given):
+        sizes.append(len(given[3]))
+        return at(*given)
+
+    monkeypatch.setattr(_Slope, "at", staticmethod(counted))
+    everything = (images.images, images.spectrum, images.plane)
+    few = fit_poses(*everything, *images.off(2.0, 0.3), 12)
+    assert sizes[0] == 60
+    assert sum(sizes) < 5 * 60, f"most settle within four steps: {sizes}"
+    monkeypatch.setattr("emflow.em.pose_fit.SETTLED", -1.0)
+    top = fit_poses(*everything, few.rotations, few.shifts_px, 30)
+    assert (top.scores - few.scores).max() < 0.05, "nothing worth speaking of was left to gain"
+    away = angular_distance_deg(top.rotations, few.rotations) / top.rotation_sigma_deg
+    assert away.max() < 0.2
+
+
 def test_gradient_and_score_are_those_of_the_likelihood():
     images = Set(6, 2.0)
     rotations, shifts = images.off(3.0, 0.4)

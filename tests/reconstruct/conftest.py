@@ -66,13 +66,20 @@ def project() -> Callable[[Tensor, Tensor, Tensor, Ctf], Tensor]:
 
 @pytest.fixture(scope="session")
 def make_particles() -> Callable[..., ParticleSet]:
-    """Write particles: folder, count, signal-to-noise ratio in the box (0: noise alone), point group."""
+    """Write particles: folder, count, signal-to-noise ratio in the box (0: noise alone), point group, halves, offsets."""
 
-    def make(folder: Path, count: int, snr: float, symmetry: str = "C1", halves: bool = True) -> ParticleSet:
+    def make(
+        folder: Path,
+        count: int,
+        snr: float,
+        symmetry: str = "C1",
+        halves: bool = True,
+        spread_px: float = 0.7,
+    ) -> ParticleSet:
         random = torch.Generator().manual_seed(4)
         q = torch.randn(count, 4, generator=random)
         rotations = quaternion_to_matrix(q / q.norm(dim=1, keepdim=True))
-        origins = torch.randn(count, 2, generator=random) * 0.7
+        origins = torch.randn(count, 2, generator=random) * spread_px
         micrograph = torch.arange(count) * 10 // count
         defocus = 1.0 + 0.15 * micrograph
         ctf = Ctf(defocus + 0.02, defocus - 0.02, 30.0 + 0 * defocus)
