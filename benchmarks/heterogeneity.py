@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from running import latent_peers
 from running.cost import run
-from running.latent_measures import Truth, judge_intervals, judge_latents, judge_volumes
+from running.latent_measures import Truth, asked_for, judge_intervals, judge_latents, judge_volumes
 from running.latent_peers import Limits
 from running.watched import Cost, watched
 
@@ -51,6 +51,8 @@ CONDITIONS: dict[str, tuple[list[str], float, float]] = {
 """What is simulated, SNR, and error of the poses in degrees."""
 PARTICLES, BOX = 5000, 64
 BANDS = {"coarse": 15, "fine": 31}
+METHODS = ("kernel", "linear")
+"""Of decode: the default, and the other for comparison."""
 RESULTS = Path(__file__).parent / "results" / "heterogeneity.json"
 
 
@@ -80,6 +82,26 @@ def turn_poses(star: Path, error_deg: float) -> None:
     for name, column in zip(names, matrix_to_euler(turned).T.tolist(), strict=True):
         table[name] = [f"{value:.5f}" for value in column]
     write_star(star, blocks)
+
+
+def decoded(folder: Path, truth: Truth) -> Cost:
+    """Have the volumes that are judged decoded by both methods; what the first took."""
+    if (done := latent_peers.kept(folder / "decoded.json")) is not None:
+        return done
+    latent = Found.read(folder / "fit").latent
+    if not latent.shape[1]:
+        return Cost()
+    np.savetxt(folder / "points.csv", asked_for(truth, latent), delimiter=",")
+    words = ["heterogeneity", "decode", str(folder / "fit")]
+    costs = []
+    for method in METHODS:
+        more = ["--latents", str(folder / "points.csv"), "--method", method, "--extrapolate"]
+        more += ["--mask", str(truth.folder / "maps" / "mask.mrc")]
+        command = [sys.executable, "-m", "emflow.cli", *words, str(folder / method), *more]
+        costs.append(watched(command, folder / "log.txt", (folder, "none")))
+        if costs[-1].code:
+            raise RuntimeError(f"decode ended with {costs[-1].code}; see {folder / 'log.txt'}")
+    return latent_peers.keep(folder / "decoded.json", costs[0])
 
 
 def ours(folder: Path, seed: int, bands: int) -> Cost:
@@ -126,21 +148,22 @@ class Found:
         paths = [folder / "mean.mrc", *sorted(folder.glob("component_*.mrc"))]
         return Found(latent, deviation, torch.stack([torch.from_numpy(read_mrc(p).copy()) for p in paths]))
 
-    def judge(self, truth: Truth) -> dict[str, float]:
-        """All measures; distances between coordinates are those of the volumes."""
+    def judge(self, truth: Truth, folder: Path) -> dict[str, float]:
+        """All measures; distances between coordinates are those of the volumes, which decode has made in ``folder``."""
         if not self.latent.shape[1]:
             return {"components": 0}
         sizes = self.volumes[1:].flatten(1).norm(dim=1)
         latent = self.latent * sizes.numpy()
-
-        def decode(points: np.ndarray) -> torch.Tensor:
-            z = torch.from_numpy(points).float() / sizes
-            return self.volumes[0] + torch.tensordot(z, self.volumes[1:], 1)
-
         out = {"components": latent.shape[1]} | judge_latents(truth, latent)
         if truth.angle is None:
             out["inside_90"] = judge_intervals(truth, self.latent, self.deviation, self.volumes)
-        return out | judge_volumes(truth, latent, decode, BANDS)
+        out["functions"] = json.loads((folder / "kernel" / "metrics.json").read_text())["functions_kept"]
+        for method in METHODS:
+            paths = sorted((folder / method).glob("volume_[0-9][0-9][0-9].mrc"))
+            volumes = torch.stack([torch.from_numpy(read_mrc(path).copy()) for path in paths])
+            figures = judge_volumes(truth, latent, lambda _, made=volumes: made, BANDS)
+            out |= {name if method == METHODS[0] else f"{method}_{name}": v for name, v in figures.items()}
+        return {name: v for name, v in out.items() if not name.startswith("linear_true_mean")}
 
 
 def rows_of(folder: Path, condition: str, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -152,9 +175,12 @@ def rows_of(folder: Path, condition: str, given: argparse.Namespace) -> Iterator
         curve = range(1, whole) if given.curve else ()
         for seed, bands in [*((s, whole) for s in given.seeds), *((given.seeds[0], b) for b in curve)]:
             cost = ours(folder, seed, bands)
-            found = Found.read(folder / f"emflow_{seed}_{bands}" / "fit")
+            out = folder / f"emflow_{seed}_{bands}"
+            more = decoded(out, truth)
+            whole_cost = Cost(cost.cpu_s + more.cpu_s, max(cost.peak_mb, more.peak_mb))
             told = {"method": "emflow", "seed": seed, "checkpoint": bands}
-            yield about | told | spent(cost) | found.judge(truth)
+            figures = {"decode_cpu_s": round(more.cpu_s, 1)} | Found.read(out / "fit").judge(truth, out)
+            yield about | told | spent(whole_cost) | figures
     coarse = {"coarse": BANDS["coarse"]}
     if "cryodrgn" in given.methods:
         program = given.peers / "cryodrgn" / "bin" / "cryodrgn"

@@ -63,9 +63,18 @@ class HeterogeneityAnalyze(SpecimenSymmetry):
     """Seed of the clustering's starts and of the bootstraps."""
 
 
-class HeterogeneityDecode(StepConfig):
+class HeterogeneityDecode(SpecimenSymmetry):
     """Decode volumes at given coordinates, each with its local confidence."""
 
+    version: ClassVar[int] = 2
+    method: str = Field("kernel", pattern=r"^(kernel|linear)$")
+    """kernel: with what the images show beyond the linear model, by one pass over them; linear: without images."""
+    functions: int = Field(16, ge=4, le=256)
+    """Smooth functions of the coordinates that a volume may follow; the halves decide how far each counts."""
+    width: float = Field(3.0, gt=0, le=100)
+    """Width of the kernel that the functions are of, in the deviations of the coordinates."""
+    seed: int = 0
+    """Seed of the kernel's landmarks; of a symmetrical particle, that of the fit."""
     values: tuple[str, ...] = ()
     """Points, each as numbers with commas between: 0.5,-1. The coordinates left out are those of the particles nearby."""
     extrapolate: bool = False
