@@ -88,7 +88,7 @@ def decoded(folder: Path, truth: Truth) -> Cost:
     """Have the volumes that are judged decoded by both methods; what the first took."""
     if (done := latent_peers.kept(folder / "decoded.json")) is not None:
         return done
-    latent = Found.read(folder / "fit").latent
+    latent = Found.read(folder).learnt
     if not latent.shape[1]:
         return Cost()
     np.savetxt(folder / "points.csv", asked_for(truth, latent), delimiter=",")
@@ -131,6 +131,8 @@ class Found:
 
     latent: np.ndarray
     """(N, K)."""
+    learnt: np.ndarray
+    """The same under the learnt prior, as analyze writes them: what is judged, (N, K)."""
     deviation: np.ndarray
     """(N, K)."""
     volumes: torch.Tensor
@@ -138,23 +140,27 @@ class Found:
 
     @staticmethod
     def read(folder: Path) -> Found:
-        """Read a fit's folder."""
-        table = read_star(folder / "latents.star")["particles"]
+        """Read the folder of a fit and its analysis."""
+        table = read_star(folder / "analyze" / "latents.star")["particles"]
         count = sum(name.startswith("emflowLatentDeviation") for name in table)
-        latent, deviation = (
+        latent, learnt, deviation = (
             np.array([floats(table, f"{name}{k + 1}") for k in range(count)]).reshape(count, -1).T
-            for name in ("emflowLatent", "emflowLatentDeviation")
+            for name in ("emflowLatent", "emflowLatentLearnt", "emflowLatentDeviation")
         )
-        paths = [folder / "mean.mrc", *sorted(folder.glob("component_*.mrc"))]
-        return Found(latent, deviation, torch.stack([torch.from_numpy(read_mrc(p).copy()) for p in paths]))
+        paths = [folder / "fit" / "mean.mrc", *sorted((folder / "fit").glob("component_*.mrc"))]
+        return Found(
+            latent, learnt, deviation, torch.stack([torch.from_numpy(read_mrc(p).copy()) for p in paths])
+        )
 
     def judge(self, truth: Truth, folder: Path) -> dict[str, float]:
         """All measures; distances between coordinates are those of the volumes, which decode has made in ``folder``."""
         if not self.latent.shape[1]:
             return {"components": 0}
         sizes = self.volumes[1:].flatten(1).norm(dim=1)
-        latent = self.latent * sizes.numpy()
+        latent = self.learnt * sizes.numpy()
         out = {"components": latent.shape[1]} | judge_latents(truth, latent)
+        plain = judge_latents(truth, self.latent * sizes.numpy())
+        out |= {f"plain_{name}": value for name, value in plain.items()}
         if truth.angle is None:
             out["inside_90"] = judge_intervals(truth, self.latent, self.deviation, self.volumes)
         out["functions"] = json.loads((folder / "kernel" / "metrics.json").read_text())["functions_kept"]
@@ -179,7 +185,7 @@ def rows_of(folder: Path, condition: str, given: argparse.Namespace) -> Iterator
             more = decoded(out, truth)
             whole_cost = Cost(cost.cpu_s + more.cpu_s, max(cost.peak_mb, more.peak_mb))
             told = {"method": "emflow", "seed": seed, "checkpoint": bands}
-            figures = {"decode_cpu_s": round(more.cpu_s, 1)} | Found.read(out / "fit").judge(truth, out)
+            figures = {"decode_cpu_s": round(more.cpu_s, 1)} | Found.read(out).judge(truth, out)
             yield about | told | spent(whole_cost) | figures
     coarse = {"coarse": BANDS["coarse"]}
     if "cryodrgn" in given.methods:

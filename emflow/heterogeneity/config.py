@@ -38,7 +38,7 @@ class HeterogeneityFit(SpecimenSymmetry):
 class HeterogeneityAnalyze(SpecimenSymmetry):
     """Find states in the latent coordinates, and volumes along them."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     states: int = Field(0, ge=0, le=100)
     """Number of states; 0 lets the Bayesian information criterion choose."""
     maximum_states: int = Field(10, ge=1, le=100)
@@ -55,6 +55,8 @@ class HeterogeneityAnalyze(SpecimenSymmetry):
     """Smaller states than this fraction of the particles are not looked for."""
     half_maps: bool = True
     """Reconstruct raw half maps of each state from its particles, for validation."""
+    prior_gaussians: int = Field(10, ge=1, le=100)
+    """Gaussians, at most, of the prior that each particle's learnt coordinates are found under; 1 leaves them."""
     gaussians: int = Field(6, ge=1, le=50)
     """Gaussians, at most, that the density of the leading two coordinates is made of."""
     bootstraps: int = Field(20, ge=2, le=1000)

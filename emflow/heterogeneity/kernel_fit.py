@@ -114,12 +114,17 @@ def fit_curved(
     agreed = shell_agreement(grid, *tables)
     merged, sides = _merged(grid, tables, agreed, inner, _DETAIL * detail)
     chosen = torch.from_numpy(kept).to(stack.device)
-    extra = rebox(merged[chosen], n)
+    extra, *ends = (_boxed(part[chosen], n) for part in (merged, *sides))
     weight = _mean_weight(grid, [rebox(half[:1], grid.box) for half in own], inner, _MEAN_DETAIL * detail)
     mean = rebox(rebox(volumes[:1], grid.box) * weight, n)
-    ends = [torch.cat([half, rebox(side[chosen], n)]) for half, side in zip(own, sides, strict=True)]
     whole = torch.cat([mean, volumes[1:], extra])
-    return Curved(functions, kept, standing, whole, (ends[0], ends[1]), len(parts))
+    first, second = (torch.cat([half, end]) for half, end in zip(own, ends, strict=True))
+    return Curved(functions, kept, standing, whole, (first, second), len(parts))
+
+
+def _boxed(volumes: Tensor, size: int) -> Tensor:
+    """``rebox``, also of no volumes, which have no transform."""
+    return rebox(volumes, size) if len(volumes) else volumes.new_zeros(0, size, size, size)
 
 
 def _regress(

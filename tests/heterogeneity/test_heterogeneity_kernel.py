@@ -16,6 +16,7 @@ from emflow.heterogeneity.config import HeterogeneityDecode, HeterogeneityFit
 from emflow.heterogeneity.inputs import open_stack, read_posed
 from emflow.heterogeneity.kernel import Functions
 from emflow.heterogeneity.kernel_fit import Coordinates, Curved, fit_curved
+from emflow.heterogeneity.shrink import shrink
 from emflow.io.mrc import read_mrc
 from emflow.io.star import floats, read_star
 
@@ -127,3 +128,23 @@ def test_functions_of_hardly_any_or_equal_particles() -> None:
     assert Functions.build(few, np.full_like(few, 0.3), 16, 3.0).count == 1
     equal = np.zeros((100, 2))
     assert np.isfinite(Functions.build(equal, equal, 16, 3.0).of(equal)).all()
+
+
+def test_learnt_coordinates_put_weak_ones_where_strong_ones_say() -> None:
+    """On an arc the noise of the weak coordinate goes; of one Gaussian nothing is changed."""
+    rng = np.random.default_rng(3)
+    angle = rng.uniform(-1.4, 1.4, 3000)
+    true = np.stack([np.sin(angle), np.cos(angle)], 1)
+    true = (true - true.mean(0)) / true.std(0)
+    noise = np.array([0.1, 0.8])
+    variance = 1 / (1 + 1 / noise**2)
+    means = variance / noise**2 * (true + noise * rng.normal(size=true.shape))
+    deviation = np.broadcast_to(np.sqrt(variance), means.shape)
+    learnt = shrink(means, deviation, 10, 0)
+    before, after = (((v - true) ** 2).mean(0) for v in (means, learnt))
+    assert after[1] < 0.4 * before[1]
+    assert after[0] < 1.1 * before[0]
+    assert np.array_equal(learnt, shrink(means, deviation, 10, 0))
+    one = rng.normal(size=(2000, 3))
+    assert np.array_equal(shrink(one, np.full_like(one, 0.5), 10, 0), one)
+    assert shrink(one[:0], one[:0], 10, 0).shape == (0, 3)
