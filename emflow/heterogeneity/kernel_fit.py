@@ -1,8 +1,9 @@
 """What images show beyond the linear model, as volumes that go with functions of their coordinates.
 
-V(z) = V0 + Σ z_k V_k + Σ φ_j(z) U_j: both halves find their own U_j from the residuals of their own images, in one
-Newton step. What the halves agree on decides how far each function counts: by shell, about each voxel, and at
-all. Fine functions are those of a narrow kernel, so that the bandwidth is chosen by the halves, shell by shell.
+V(z) = V0 + Σ z_k V_k + Σ φ_j(z) U_j: both halves find their own U_j from the residuals r of their own images, in one
+Newton step, S⁻¹ Σ φ_j C·r/σ² / Σ C²/σ², S the mean of φφᵀ. What the halves agree on decides how far each function
+counts: by shell, about each voxel, and at all. Fine functions are those of a narrow kernel, so that the halves choose
+the bandwidth, shell by shell.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ _DEVIATIONS = 4.0
 """How far above chance a function's volume must agree between the halves."""
 _LEVEL = 0.01
 """Regulariser of the Newton step, in units of the shell's mean of Σ C²/σ²: where nearly no image has a say."""
+_RIDGE = 1e-6
 _TABLE_BYTES = 1 << 30
 """Memory for what a pass adds up; more functions at once would take more."""
 
@@ -105,7 +107,9 @@ def fit_curved(
         maps = [
             _regress(stack, rows, (grid, table, model), amplitude, values[:, part]) * inner for part in parts
         ]
-        found.append(torch.cat(maps))
+        second = (values[rows].T @ values[rows]).double() / len(rows)
+        apart = torch.linalg.inv(second + _RIDGE * torch.eye(len(second)).double()).to(volumes)
+        found.append(torch.tensordot(apart, torch.cat(maps), 1))
     first, second = found
     tables = grid.to_table(first), grid.to_table(second)
     standing = _standing(grid, tables)
@@ -130,7 +134,7 @@ def _boxed(volumes: Tensor, size: int) -> Tensor:
 def _regress(
     stack: Stack, rows: Tensor, against: tuple[BasisGrid, Tensor, Model], amplitude: Tensor, values: Tensor
 ) -> Tensor:
-    """U_j of one half: (S⁻¹ Σ φ_j C·r/σ²)/(Σ C²/σ²), r the residual of an image, S the mean of φφᵀ: (J, n, n, n)."""
+    """(Σ φ_j C·r/σ²)/(Σ C²/σ²) of one half, r the residual of an image: (J, n, n, n)."""
     grid, table, model = against
     count = values.shape[1]
     sums = torch.zeros(grid.points, 2 * count + 1, device=stack.device)
@@ -151,9 +155,7 @@ def _regress(
     usual = torch.zeros(len(shells), device=stack.device).index_add_(0, shell, level) / shells
     inside = grid.radius() <= grid.band + 0.5
     step = sums[:, : 2 * count] * (inside / (level + _LEVEL * usual.clamp(min=1e-6)[shell]))[:, None]
-    second = (values[rows].T @ values[rows]).double() / len(rows)
-    inverse = torch.linalg.inv(second + 1e-6 * torch.eye(count).double()).to(step)
-    return grid.to_volumes(torch.cat([step[:, :count] @ inverse, step[:, count:] @ inverse], 1))
+    return grid.to_volumes(step)
 
 
 def _standing(grid: BasisGrid, tables: tuple[Tensor, Tensor]) -> np.ndarray:
