@@ -15,6 +15,7 @@ from emflow.heterogeneity.inputs_explore import deviations, read_mask_file
 from emflow.heterogeneity.kernel import Functions
 from emflow.heterogeneity.kernel_fit import Coordinates, Curved, fit_curved
 from emflow.io.star import floats
+from emflow.step import EmflowError
 
 
 def read_curved(
@@ -37,9 +38,17 @@ def read_curved(
         Mask of the particle; None makes one from the fit's mean map.
     where
         Place for the copy of the images' spectra, and the device.
+
+    Raises
+    ------
+    EmflowError
+        If the images cannot be read.
     """
     cache, device = where
-    posed = read_posed(fitted / "particles.star")
+    try:
+        posed = read_posed(fitted / "particles.star")
+    except EmflowError as error:
+        raise EmflowError(f"{error} Without the images, give --method linear.") from None
     finest = read_metrics(fitted)["resolution_angstrom"]
     own = HeterogeneityFit(resolution_angstrom=finest, symmetry=cfg.symmetry, seed=cfg.seed)
     stack = open_stack(posed, own, cache, device)

@@ -2,7 +2,7 @@
 
 Volumes along a large motion are no linear function of few coordinates. What images leave unexplained by the linear
 model is regressed on these functions (:mod:`emflow.heterogeneity.kernel_fit`): kernel regression (Nadaraya 1964;
-for volumes: Gilles and Singer, PNAS 122 (2025) e2419140122) in the kernel's own basis, smooth functions first
+for volumes: recovar, Gilles and Singer 2025) in the kernel's own basis, smooth functions first
 (Schölkopf, Smola and Müller, Neural Comput. 10 (1998) 1299).
 """
 

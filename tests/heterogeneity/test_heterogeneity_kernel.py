@@ -19,6 +19,7 @@ from emflow.heterogeneity.kernel_fit import Coordinates, Curved, fit_curved
 from emflow.heterogeneity.shrink import shrink
 from emflow.io.mrc import read_mrc
 from emflow.io.star import floats, read_star
+from emflow.step import EmflowError
 
 STEPS, RANGE_DEG = 24, 90.0
 MakeStack = Callable[..., tuple[Path, np.ndarray]]
@@ -81,6 +82,10 @@ def test_a_large_motion_is_decoded_better_than_by_the_linear_model(
     assert 0 < metrics["functions_kept"] < metrics["functions_tried"]
     assert "functions_kept" not in json.loads((folder / "linear" / "metrics.json").read_text())
     assert not list(folder.glob("kernel/.*")), "the images' copy is removed"
+    (folder / "stack.mrcs").rename(folder / "away.mrcs")
+    with pytest.raises(EmflowError, match="--method linear"):
+        command.decode(folder / "fit", folder / "kernel", latents=folder / "points.csv")
+    (folder / "away.mrcs").rename(folder / "stack.mrcs")
 
 
 @pytest.mark.parametrize("signal", [True, False], ids=["one state", "noise"])
