@@ -51,8 +51,6 @@ CONDITIONS: dict[str, tuple[list[str], float, float]] = {
 """What is simulated, SNR, and error of the poses in degrees."""
 PARTICLES, BOX = 5000, 64
 BANDS = {"coarse": 15, "fine": 31}
-METHODS = ("kernel", "linear")
-"""Of decode: the default, and the other for comparison."""
 RESULTS = Path(__file__).parent / "results" / "heterogeneity.json"
 
 
@@ -85,23 +83,20 @@ def turn_poses(star: Path, error_deg: float) -> None:
 
 
 def decoded(folder: Path, truth: Truth) -> Cost:
-    """Have the volumes that are judged decoded by both methods; what the first took."""
+    """Have the volumes that are judged decoded."""
     if (done := latent_peers.kept(folder / "decoded.json")) is not None:
         return done
     latent = Found.read(folder).learnt
     if not latent.shape[1]:
         return Cost()
     np.savetxt(folder / "points.csv", asked_for(truth, latent), delimiter=",")
-    words = ["heterogeneity", "decode", str(folder / "fit")]
-    costs = []
-    for method in METHODS:
-        more = ["--latents", str(folder / "points.csv"), "--method", method, "--extrapolate"]
-        more += ["--mask", str(truth.folder / "maps" / "mask.mrc")]
-        command = [sys.executable, "-m", "emflow.cli", *words, str(folder / method), *more]
-        costs.append(watched(command, folder / "log.txt", (folder, "none")))
-        if costs[-1].code:
-            raise RuntimeError(f"decode ended with {costs[-1].code}; see {folder / 'log.txt'}")
-    return latent_peers.keep(folder / "decoded.json", costs[0])
+    words = ["heterogeneity", "decode", str(folder / "fit"), str(folder / "kernel"), "--method", "kernel"]
+    words += ["--latents", str(folder / "points.csv"), "--mask", str(truth.folder / "maps" / "mask.mrc")]
+    command = [sys.executable, "-m", "emflow.cli", *words, "--extrapolate"]
+    cost = watched(command, folder / "log.txt", (folder, "none"))
+    if cost.code:
+        raise RuntimeError(f"decode ended with {cost.code}; see {folder / 'log.txt'}")
+    return latent_peers.keep(folder / "decoded.json", cost)
 
 
 def ours(folder: Path, seed: int, bands: int) -> Cost:
@@ -164,11 +159,17 @@ class Found:
         if truth.angle is None:
             out["inside_90"] = judge_intervals(truth, self.latent, self.deviation, self.volumes)
         out["functions"] = json.loads((folder / "kernel" / "metrics.json").read_text())["functions_kept"]
-        for method in METHODS:
-            paths = sorted((folder / method).glob("volume_[0-9][0-9][0-9].mrc"))
-            volumes = torch.stack([torch.from_numpy(read_mrc(path).copy()) for path in paths])
-            figures = judge_volumes(truth, latent, lambda _, made=volumes: made, BANDS)
-            out |= {name if method == METHODS[0] else f"{method}_{name}": v for name, v in figures.items()}
+        paths = sorted((folder / "kernel").glob("volume_[0-9][0-9][0-9].mrc"))
+        volumes = torch.stack([torch.from_numpy(read_mrc(path).copy()) for path in paths])
+        out |= judge_volumes(truth, latent, lambda _: volumes, BANDS)
+
+        def linear(points: np.ndarray) -> torch.Tensor:
+            return self.volumes[0] + torch.tensordot(
+                torch.from_numpy(points).float() / sizes, self.volumes[1:], 1
+            )
+
+        figures = judge_volumes(truth, latent, linear, BANDS)
+        out |= {f"linear_{name}": value for name, value in figures.items()}
         return {name: v for name, v in out.items() if not name.startswith("linear_true_mean")}
 
 

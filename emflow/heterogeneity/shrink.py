@@ -41,11 +41,22 @@ def shrink(latent: np.ndarray, deviation: np.ndarray, most: int, seed: int) -> n
         census = Census(*mixture.mean.shape)
         for part in _blocks(len(means)):
             census.add(_posterior(mixture, means[part], variance[part]))
-        mixture = census.mixture()
+        mixture = _of_unit_variance(census.mixture())
     parts = [
         _posterior(mixture, means[part], variance[part]).pooled()[0][:, 1:] for part in _blocks(len(means))
     ]
     return torch.cat(parts).numpy()
+
+
+def _of_unit_variance(mixture: Mixture) -> Mixture:
+    """Shrink coordinates in which the population has become wider than 1, the deviation that defines them.
+
+    The deviations hold the model's own error too, and the prior was not quite N(0, 1): weak coordinates would grow.
+    """
+    mean = mixture.weight @ mixture.mean
+    second = mixture.covariance.diagonal(dim1=1, dim2=2) + (mixture.mean - mean).square()
+    scale = (mixture.weight @ second).clamp(min=1).rsqrt()
+    return Mixture(mixture.weight, mixture.mean * scale, mixture.covariance * scale[:, None] * scale)
 
 
 def _blocks(count: int) -> list[slice]:

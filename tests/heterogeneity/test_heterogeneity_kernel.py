@@ -159,6 +159,8 @@ def test_learnt_coordinates_put_weak_ones_where_strong_ones_say() -> None:
     assert after[1] < 0.4 * before[1]
     assert after[0] < 1.1 * before[0]
     assert np.array_equal(learnt, shrink(means, deviation, 10, 0))
+    wider = shrink(means, np.sqrt(1.2) * deviation, 10, 0)  # deviations that hold the model's error too
+    assert wider.std(0).max() < 1.02, "weak coordinates do not grow"
     one = rng.normal(size=(2000, 3))
     assert np.array_equal(shrink(one, np.full_like(one, 0.5), 10, 0), one)
     assert shrink(one[:0], one[:0], 10, 0).shape == (0, 3)
