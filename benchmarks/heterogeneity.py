@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from running import latent_peers
 from running.cost import run
-from running.latent_measures import Truth, judge_intervals, judge_latents, judge_volumes
+from running.latent_measures import Truth, asked_for, judge_intervals, judge_latents, judge_volumes
 from running.latent_peers import Limits
 from running.watched import Cost, watched
 
@@ -82,6 +82,23 @@ def turn_poses(star: Path, error_deg: float) -> None:
     write_star(star, blocks)
 
 
+def decoded(folder: Path, truth: Truth) -> Cost:
+    """Have the volumes that are judged decoded."""
+    if (done := latent_peers.kept(folder / "decoded.json")) is not None:
+        return done
+    latent = Found.read(folder).learnt
+    if not latent.shape[1]:
+        return Cost()
+    np.savetxt(folder / "points.csv", asked_for(truth, latent), delimiter=",")
+    words = ["heterogeneity", "decode", str(folder / "fit"), str(folder / "kernel"), "--method", "kernel"]
+    words += ["--latents", str(folder / "points.csv"), "--mask", str(truth.folder / "maps" / "mask.mrc")]
+    command = [sys.executable, "-m", "emflow.cli", *words, "--extrapolate"]
+    cost = watched(command, folder / "log.txt", (folder, "none"))
+    if cost.code:
+        raise RuntimeError(f"decode ended with {cost.code}; see {folder / 'log.txt'}")
+    return latent_peers.keep(folder / "decoded.json", cost)
+
+
 def ours(folder: Path, seed: int, bands: int) -> Cost:
     """Fit and analyse, with the passes of the first bands only."""
     out = folder / f"emflow_{seed}_{bands}"
@@ -109,6 +126,8 @@ class Found:
 
     latent: np.ndarray
     """(N, K)."""
+    learnt: np.ndarray
+    """The same under the learnt prior, as analyze writes them: what is judged, (N, K)."""
     deviation: np.ndarray
     """(N, K)."""
     volumes: torch.Tensor
@@ -116,31 +135,42 @@ class Found:
 
     @staticmethod
     def read(folder: Path) -> Found:
-        """Read a fit's folder."""
-        table = read_star(folder / "latents.star")["particles"]
+        """Read the folder of a fit and its analysis."""
+        table = read_star(folder / "analyze" / "latents.star")["particles"]
         count = sum(name.startswith("emflowLatentDeviation") for name in table)
-        latent, deviation = (
+        latent, learnt, deviation = (
             np.array([floats(table, f"{name}{k + 1}") for k in range(count)]).reshape(count, -1).T
-            for name in ("emflowLatent", "emflowLatentDeviation")
+            for name in ("emflowLatent", "emflowLatentLearnt", "emflowLatentDeviation")
         )
-        paths = [folder / "mean.mrc", *sorted(folder.glob("component_*.mrc"))]
-        return Found(latent, deviation, torch.stack([torch.from_numpy(read_mrc(p).copy()) for p in paths]))
+        paths = [folder / "fit" / "mean.mrc", *sorted((folder / "fit").glob("component_*.mrc"))]
+        return Found(
+            latent, learnt, deviation, torch.stack([torch.from_numpy(read_mrc(p).copy()) for p in paths])
+        )
 
-    def judge(self, truth: Truth) -> dict[str, float]:
-        """All measures; distances between coordinates are those of the volumes."""
+    def judge(self, truth: Truth, folder: Path) -> dict[str, float]:
+        """All measures; distances between coordinates are those of the volumes, which decode has made in ``folder``."""
         if not self.latent.shape[1]:
             return {"components": 0}
         sizes = self.volumes[1:].flatten(1).norm(dim=1)
-        latent = self.latent * sizes.numpy()
-
-        def decode(points: np.ndarray) -> torch.Tensor:
-            z = torch.from_numpy(points).float() / sizes
-            return self.volumes[0] + torch.tensordot(z, self.volumes[1:], 1)
-
+        latent = self.learnt * sizes.numpy()
         out = {"components": latent.shape[1]} | judge_latents(truth, latent)
+        plain = judge_latents(truth, self.latent * sizes.numpy())
+        out |= {f"plain_{name}": value for name, value in plain.items()}
         if truth.angle is None:
             out["inside_90"] = judge_intervals(truth, self.latent, self.deviation, self.volumes)
-        return out | judge_volumes(truth, latent, decode, BANDS)
+        out["functions"] = json.loads((folder / "kernel" / "metrics.json").read_text())["functions_kept"]
+        paths = sorted((folder / "kernel").glob("volume_[0-9][0-9][0-9].mrc"))
+        volumes = torch.stack([torch.from_numpy(read_mrc(path).copy()) for path in paths])
+        out |= judge_volumes(truth, latent, lambda _: volumes, BANDS)
+
+        def linear(points: np.ndarray) -> torch.Tensor:
+            return self.volumes[0] + torch.tensordot(
+                torch.from_numpy(points).float() / sizes, self.volumes[1:], 1
+            )
+
+        figures = judge_volumes(truth, latent, linear, BANDS)
+        out |= {f"linear_{name}": value for name, value in figures.items()}
+        return {name: v for name, v in out.items() if not name.startswith("linear_true_mean")}
 
 
 def rows_of(folder: Path, condition: str, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -152,9 +182,12 @@ def rows_of(folder: Path, condition: str, given: argparse.Namespace) -> Iterator
         curve = range(1, whole) if given.curve else ()
         for seed, bands in [*((s, whole) for s in given.seeds), *((given.seeds[0], b) for b in curve)]:
             cost = ours(folder, seed, bands)
-            found = Found.read(folder / f"emflow_{seed}_{bands}" / "fit")
+            out = folder / f"emflow_{seed}_{bands}"
+            more = decoded(out, truth)
+            whole_cost = Cost(cost.cpu_s + more.cpu_s, max(cost.peak_mb, more.peak_mb))
             told = {"method": "emflow", "seed": seed, "checkpoint": bands}
-            yield about | told | spent(cost) | found.judge(truth)
+            figures = {"decode_cpu_s": round(more.cpu_s, 1)} | Found.read(out).judge(truth, out)
+            yield about | told | spent(whole_cost) | figures
     coarse = {"coarse": BANDS["coarse"]}
     if "cryodrgn" in given.methods:
         program = given.peers / "cryodrgn" / "bin" / "cryodrgn"

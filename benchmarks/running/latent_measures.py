@@ -121,6 +121,12 @@ def judge_latents(truth: Truth, latent: np.ndarray) -> dict[str, float]:
     return out
 
 
+def asked_for(truth: Truth, latent: np.ndarray) -> np.ndarray:
+    """Coordinates whose volumes are judged: of images, and of conformations at their images' mean."""
+    means = [latent[truth.state == s].mean(0) for s in truth.conformations()]
+    return np.concatenate([latent[truth.images()], means])
+
+
 def judge_volumes(
     truth: Truth, latent: np.ndarray, decode: Decode, bands: dict[str, int]
 ) -> dict[str, float]:
@@ -132,7 +138,7 @@ def judge_volumes(
     conformations decoded at the mean of their images' coordinates; and the image's area for the true mean map.
     """
     rows, states = truth.images(), truth.conformations()
-    points = np.concatenate([latent[rows], [latent[truth.state == s].mean(0) for s in states]])
+    points = asked_for(truth, latent)
     mask = truth.mask()
     decoded = rebox(decode(points).float(), mask.shape[-1]) * mask
     mean = torch.from_numpy(read_mrc(truth.folder / "truth" / "volume.mrc").copy()) * mask

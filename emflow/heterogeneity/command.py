@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from emflow.device import prepare
@@ -14,7 +16,15 @@ from emflow.heterogeneity.command_explore import decode, select, traverse
 from emflow.heterogeneity.config import HeterogeneityAnalyze, HeterogeneityFit
 from emflow.heterogeneity.density import make_landscape
 from emflow.heterogeneity.fit import fit_model
-from emflow.heterogeneity.inputs import finest_band, fit_key, open_stack, read_fit, read_mask, read_posed
+from emflow.heterogeneity.inputs import (
+    FittedFolder,
+    finest_band,
+    fit_key,
+    open_stack,
+    read_fit,
+    read_mask,
+    read_posed,
+)
 from emflow.heterogeneity.inputs_explore import deviations
 from emflow.heterogeneity.inputs_previous import STAGE, find_origin
 from emflow.heterogeneity.outputs import (
@@ -27,6 +37,7 @@ from emflow.heterogeneity.outputs import (
     write_states,
     write_too_few,
 )
+from emflow.heterogeneity.shrink import shrink
 from emflow.io.kept import Kept, Made
 from emflow.io.record import Record, lineage_of
 from emflow.io.scratch import scratch_file
@@ -116,12 +127,14 @@ def analyze(
     fitted
         Folder that ``heterogeneity fit`` wrote.
     out
-        Folder to write: latents.star with the states, states/01/particles.star …, volumes, mean.mrc and
-        components, metrics.json, verdicts.json, figures.
+        Folder to write: latents.star with the states and the learnt coordinates, states/01/particles.star …,
+        volumes, mean.mrc and components, metrics.json, verdicts.json, figures.
     """
     device = prepare(run, gpu=False)
     with Record("heterogeneity.analyze", cfg, run, inputs=[fitted / "latents.star"]):
         found = read_fit(fitted, images=cfg.half_maps)
+        if found.latent.size:
+            found = _with_learnt(found, cfg)
         states = find_states(found.latent, found.sizes, cfg)
         paths = [
             along_coordinate(found.latent, k, cfg)
@@ -141,3 +154,11 @@ def analyze(
                 cfg.seed,
             )
         write_states(out, fitted, found, states, paths, landscape)
+
+
+def _with_learnt(found: FittedFolder, cfg: HeterogeneityAnalyze) -> FittedFolder:
+    """Add each particle's coordinates under the learnt prior to its row."""
+    uncertain = deviations(found.table, found.latent.shape[1])
+    learnt = shrink(found.latent, uncertain, cfg.prior_gaussians, cfg.seed)
+    columns = {f"emflowLatentLearnt{k + 1}": learnt[:, k].astype(np.float32) for k in range(learnt.shape[1])}
+    return replace(found, table=found.table.assign(**columns))

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from emflow.device import prepare
 from emflow.heterogeneity.config import HeterogeneityDecode, HeterogeneitySelect, HeterogeneityTraverse
 from emflow.heterogeneity.decode import Reach, complete, decode_at, parse_point
-from emflow.heterogeneity.inputs import read_fit
+from emflow.heterogeneity.inputs import FittedFolder, read_fit
 from emflow.heterogeneity.inputs_explore import (
     band_of_fit,
     deviations,
@@ -20,6 +21,8 @@ from emflow.heterogeneity.inputs_explore import (
     read_points,
     read_selectable,
 )
+from emflow.heterogeneity.inputs_kernel import read_curved
+from emflow.heterogeneity.kernel_fit import Curved
 from emflow.heterogeneity.outputs_explore import (
     VolumeFolder,
     clear_volumes,
@@ -30,6 +33,7 @@ from emflow.heterogeneity.outputs_explore import (
 from emflow.heterogeneity.select import choose
 from emflow.heterogeneity.traverse import find_path
 from emflow.io.record import Record
+from emflow.io.scratch import scratch_file
 from emflow.step import EmflowError, Run
 
 log = logging.getLogger("emflow")
@@ -44,6 +48,7 @@ def decode(
     /,
     *,
     latents: Path | None = None,
+    mask: Path | None = None,
     cfg: HeterogeneityDecode = HeterogeneityDecode(),
     run: Run = Run(),
 ) -> None:
@@ -57,8 +62,10 @@ def decode(
         Folder to write: volume_001.mrc, volume_001_confidence.mrc …, volumes.star, metrics.json, figures.
     latents
         Points: a STAR file with _emflowLatent1 …, or a CSV file with a line for each. In place of values.
+    mask
+        Mask of the particle, in the box of the maps; by default made from the fit's mean map. For method kernel.
     """
-    prepare(run, gpu=False)
+    device = prepare(run)
     inputs = [fitted / "latents.star", *([latents] if latents else [])]
     with Record("heterogeneity.decode", cfg, run, inputs=inputs):
         found = read_fit(fitted, images=False)
@@ -75,12 +82,42 @@ def decode(
             )
         volumes, halves = torch.from_numpy(found.volumes), read_half_volumes(fitted, found)
         band, voxel = band_of_fit(fitted, found), found.voxel_size_angstrom
+        model, places = (volumes, halves), points
+        said: dict[str, int] = {}
+        if cfg.method == "kernel":
+            curved = _curved(fitted, found, halves, out, (mask, cfg, run, device))
+            model, places = (curved.volumes, curved.halves), curved.extend(points)
+            said = {"functions_tried": curved.functions.count, "functions_kept": int(curved.kept.sum())}
         clear_volumes(out)
         folder = VolumeFolder(out, voxel, cfg.half_volumes)
-        for point, distance in zip(points, far.tolist(), strict=True):
-            folder.add(point, distance, decode_at(volumes, halves, point, voxel, band))
-        folder.finish()
+        for point, place, distance in zip(points, places, far.tolist(), strict=True):
+            folder.add(point, distance, decode_at(*model, place, voxel, band))
+        folder.finish(said)
         log.info("%d volumes decoded.", len(points))
+
+
+def _curved(
+    fitted: Path,
+    found: FittedFolder,
+    halves: tuple[Tensor, Tensor],
+    out: Path,
+    request: tuple[Path | None, HeterogeneityDecode, Run, torch.device],
+) -> Curved:
+    """What the images show beyond the linear model; the copy of their spectra is removed."""
+    mask, cfg, run, device = request
+    beside = out / ".decode.store"
+    box = found.volumes.shape[-1]
+    try:
+        with scratch_file(beside, run.scratch, 2.0 * len(found.latent) * box**2) as cache:
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            curved = read_curved(fitted, found, halves, mask, cfg, (cache, device))
+    finally:
+        beside.unlink(missing_ok=True)
+    if curved.kept.any():
+        log.info("%d of %d functions of the coordinates count.", curved.kept.sum(), len(curved.kept))
+    else:
+        log.info("The halves agree on nothing beyond the linear model: the volumes are its own.")
+    return curved
 
 
 def traverse(

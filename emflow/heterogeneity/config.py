@@ -38,7 +38,7 @@ class HeterogeneityFit(SpecimenSymmetry):
 class HeterogeneityAnalyze(SpecimenSymmetry):
     """Find states in the latent coordinates, and volumes along them."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     states: int = Field(0, ge=0, le=100)
     """Number of states; 0 lets the Bayesian information criterion choose."""
     maximum_states: int = Field(10, ge=1, le=100)
@@ -55,6 +55,8 @@ class HeterogeneityAnalyze(SpecimenSymmetry):
     """Smaller states than this fraction of the particles are not looked for."""
     half_maps: bool = True
     """Reconstruct raw half maps of each state from its particles, for validation."""
+    prior_gaussians: int = Field(10, ge=1, le=100)
+    """Gaussians, at most, of the prior that each particle's learnt coordinates are found under; 1 leaves them."""
     gaussians: int = Field(6, ge=1, le=50)
     """Gaussians, at most, that the density of the leading two coordinates is made of."""
     bootstraps: int = Field(20, ge=2, le=1000)
@@ -63,9 +65,18 @@ class HeterogeneityAnalyze(SpecimenSymmetry):
     """Seed of the clustering's starts and of the bootstraps."""
 
 
-class HeterogeneityDecode(StepConfig):
+class HeterogeneityDecode(SpecimenSymmetry):
     """Decode volumes at given coordinates, each with its local confidence."""
 
+    version: ClassVar[int] = 2
+    method: str = Field("kernel", pattern=r"^(kernel|linear)$")
+    """kernel: with what the images show beyond the linear model, by one pass over them; linear: without images."""
+    functions: int = Field(16, ge=4, le=256)
+    """Smooth functions of the coordinates that a volume may follow; the halves decide how far each counts."""
+    width: float = Field(3.0, gt=0, le=100)
+    """Width of the kernel that the functions are of, in the deviations of the coordinates."""
+    seed: int = 0
+    """Seed of the kernel's landmarks; of a symmetrical particle, that of the fit."""
     values: tuple[str, ...] = ()
     """Points, each as numbers with commas between: 0.5,-1. The coordinates left out are those of the particles nearby."""
     extrapolate: bool = False

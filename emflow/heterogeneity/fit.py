@@ -25,7 +25,16 @@ from emflow.heterogeneity.agree import (
     weigh_evidence,
 )
 from emflow.heterogeneity.config import HeterogeneityFit
-from emflow.heterogeneity.model import Model, Seen, Stack, em_pass, maximise, renormalise, statistics
+from emflow.heterogeneity.model import (
+    Model,
+    Seen,
+    Stack,
+    em_pass,
+    image_power,
+    maximise,
+    renormalise,
+    statistics,
+)
 from emflow.heterogeneity.prior import Mixture, population_covariance
 from emflow.heterogeneity.rigid import rigid_fraction, rigid_motions
 
@@ -184,7 +193,7 @@ def _mean_models(stack: Stack, halves: tuple[Tensor, Tensor], mask: Tensor, fine
     models = []
     for rows in halves:
         start = torch.zeros(1, grid.box, grid.box, grid.box, device=stack.device)
-        model = Model(start, 1e-4, _image_power(stack, rows))
+        model = Model(start, 1e-4, image_power(stack, rows))
         for _ in range(3):
             table = grid.to_table(model.volumes)
             sums = em_pass(stack, rows, grid, table, model, torch.ones(len(rows), 1))
@@ -196,22 +205,6 @@ def _mean_models(stack: Stack, halves: tuple[Tensor, Tensor], mask: Tensor, fine
     below = torch.nonzero(curve[1:] < 0.143)
     agreed = float(below[0, 0]) + 1 if len(below) else finest
     return Stage(0, min(finest, max(_LEAST_BAND, agreed)), (models[0], models[1]))
-
-
-def _image_power(stack: Stack, rows: Tensor) -> Tensor:
-    """Mean power per noise group and shell: where the fit's noise estimate begins."""
-    groups, shells = int(stack.group.max()) + 1, int(stack.plane.shell[-1]) + 1
-    sums = torch.zeros(groups, shells, dtype=torch.float64, device=stack.device)
-    counts = torch.zeros_like(sums)
-    for _, part, spectra, _ in stack.batches(rows, stack.plane):
-        for group in stack.group[part].unique().tolist():
-            power = spectra[(stack.group[part] == group).to(stack.device)].square().sum(2)
-            sums[group].index_add_(0, stack.plane.shell, power.sum(0).double())
-            counts[group].index_add_(
-                0, stack.plane.shell, torch.full_like(stack.plane.radius, len(power)).double()
-            )
-    common = sums.sum(0) / counts.sum(0).clamp(min=1)
-    return torch.where(counts > 0, sums / counts.clamp(min=1), common).float()
 
 
 def _fit_band(

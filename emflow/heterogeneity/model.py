@@ -110,6 +110,22 @@ class Sums:
     """The prior that this pass found, if it had a mixture."""
 
 
+def image_power(stack: Stack, rows: Tensor) -> Tensor:
+    """Mean power per noise group and shell: where the fit's noise estimate begins."""
+    groups, shells = int(stack.group.max()) + 1, int(stack.plane.shell[-1]) + 1
+    sums = torch.zeros(groups, shells, dtype=torch.float64, device=stack.device)
+    counts = torch.zeros_like(sums)
+    for _, part, spectra, _ in stack.batches(rows, stack.plane):
+        for group in stack.group[part].unique().tolist():
+            power = spectra[(stack.group[part] == group).to(stack.device)].square().sum(2)
+            sums[group].index_add_(0, stack.plane.shell, power.sum(0).double())
+            counts[group].index_add_(
+                0, stack.plane.shell, torch.full_like(stack.plane.radius, len(power)).double()
+            )
+    common = sums.sum(0) / counts.sum(0).clamp(min=1)
+    return torch.where(counts > 0, sums / counts.clamp(min=1), common).float()
+
+
 def weights(stack: Stack, rows: Tensor, plane: HalfPlane, noise: Tensor) -> Tensor:
     """1/σ² of each pixel of some images, (B, M); 0 at zero frequency, which normalisation has set."""
     inverse = 1 / noise[:, plane.shell].clamp(min=1e-12)

@@ -70,8 +70,8 @@ class VolumeFolder:
         if len(self._views) < _SHOWN:
             self._views.append(volume)
 
-    def finish(self) -> None:
-        """Write the table of the volumes, and a picture of the first ones."""
+    def finish(self, said: dict[str, int] | None = None) -> None:
+        """Write the table of the volumes, a picture of the first ones, and metrics with what else is said."""
         drawn = draw_volumes([self._views], ["volumes"])
         write_bytes(self._out / "figures" / "volumes.png", png_bytes(drawn))
         table = pd.DataFrame(self._rows)
@@ -82,6 +82,7 @@ class VolumeFolder:
                 "distance_max": float(table["emflowDistance"].max()),
                 "confidence_min": float(table["emflowConfidence"].min()),
                 "confidence_mean": float(table["emflowConfidence"].mean()),
+                **(said or {}),
             },
         )
         write_star(self._out / "volumes.star", {"volumes": table})

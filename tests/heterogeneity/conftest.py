@@ -46,7 +46,12 @@ def make_stack(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[
     """Write a stack; returns its folder (particles.star, maps/mask.mrc) and each particle's state."""
 
     def make(
-        states: int, count: int = 600, snr: float = 0.5, signal: bool = True, groups: int = 1
+        states: int,
+        count: int = 600,
+        snr: float = 0.5,
+        signal: bool = True,
+        groups: int = 1,
+        volumes: list[torch.Tensor] | None = None,
     ) -> tuple[Path, np.ndarray]:
         folder = tmp_path_factory.mktemp("stack")
         rng = torch.Generator().manual_seed(5)
@@ -62,7 +67,8 @@ def make_stack(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[
         half = torch.zeros(count, BOX, BOX // 2 + 1, dtype=torch.complex64)
         for state in range(states):
             rows = torch.from_numpy(np.flatnonzero(labels == state))
-            slices = volume_spectrum(balls(STATES[state]), BOX / 2 - 1).slices(rotations[rows], plane)
+            true = balls(STATES[state]) if volumes is None else volumes[state]
+            slices = volume_spectrum(true, BOX / 2 - 1).slices(rotations[rows], plane)
             values = torch.complex(slices[:, 0], slices[:, 1]) * BOX * transfer[rows]
             values = values * torch.complex(phases[rows, 0], phases[rows, 1])
             ky, kx = plane.ky.long(), plane.kx.long()
