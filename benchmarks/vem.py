@@ -123,7 +123,8 @@ def ours(slices: Tensor, factor: int, seed: int, steps: int, start: str = "scrat
 
 
 def _begin(factor: int, cfg: VemTrain) -> Filler:
-    return Filler(on_device(first_weights(cfg.start, factor, cfg.seed)[0], CPU), factor, 0.0, 1.0, 1.0)
+    network = on_device(first_weights(cfg.start, factor, cfg.seed)[0], CPU)
+    return Filler(network, factor, 0.0, 1.0, 1.0, orientations=cfg.orientations)
 
 
 METHODS: dict[str, Callable[[Tensor, int, int, int], tuple[Tensor, Row]]] = {

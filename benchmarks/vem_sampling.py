@@ -169,7 +169,7 @@ class Bench:
         self, sampler: Sampler, evaluations: int, samples: int, temperature: float, rows: int = 0
     ) -> Row:
         units, filler = self.units(), sampler.filler
-        _, (block,) = blocks_of(units.shape, (10_000,) * 3, sampler.reach(evaluations))
+        _, (block,) = blocks_of(units.shape, (10_000,) * 3, sampler.reach(evaluations), sampler.filler.grid)
         kept: list[Tensor] = []
 
         def make() -> Tensor:
@@ -190,7 +190,9 @@ class Bench:
     def _energy(self, evaluations: float) -> Row:
         """How far samples have more texture where the true error has: correlation over squares of 9 pixels a gap."""
         sampler, units = self.sampler(), self.units()
-        _, (block,) = blocks_of(units.shape, (10_000,) * 3, sampler.reach(int(evaluations)))
+        _, (block,) = blocks_of(
+            units.shape, (10_000,) * 3, sampler.reach(int(evaluations)), sampler.filler.grid
+        )
         mean, textures = sample_block(sampler, units, block, list(range(4)), int(evaluations))
         error = torch.zeros_like(truth())
         error[:-1].unflatten(0, (-1, FACTOR))[:, 1:] = (

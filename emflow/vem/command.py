@@ -134,7 +134,8 @@ def _begin(
     factor = times * grid.factor
     network, begun_from = first_weights(cfg.start, factor, cfg.seed, or_scratch=times > 1)
     ratio = None if grid.whole else times * grid.ratio
-    return Filler(on_device(network, device), factor, mean, deviation, 1.0, ratio=ratio), begun_from
+    filler = Filler(on_device(network, device), factor, mean, deviation, 1.0, 1.0, ratio, cfg.orientations)
+    return filler, begun_from
 
 
 def _write(
@@ -152,6 +153,7 @@ def _write(
             "spread": filler.spread,
             "quantile": filler.quantile,
             "ratio": filler.ratio,
+            "orientations": filler.orientations,
             "coverage": cfg.coverage,
             "begun_from": begun_from,
             "settings": cfg.model_dump(mode="json"),

@@ -33,7 +33,7 @@ from emflow.vem.outputs_slices import tells
 from emflow.vem.restore import restore_block
 from emflow.vem.sampler import Sampler, assemble, sample_block
 from emflow.vem.tell import lacking_of, told_of
-from emflow.vem.train_sampler import begin, family_disagreement, judge, plane_error, strength, train_flow
+from emflow.vem.train_sampler import begin, judge, plane_error, saved_by_joining, strength, train_flow
 
 log = logging.getLogger("emflow")
 
@@ -70,7 +70,7 @@ def train_sampler(
         parameter.requires_grad_(False)
     found = read_examples(measured, voxel_of(source, cfg), filler, cfg)
     with Record("vem.train_sampler", cfg, run, inputs=[volume, model, *_given(slices)]) as record:
-        saved = family_disagreement(filler, found.slices.to(device))
+        saved = saved_by_joining(filler, found.slices.to(device))
         error = max(plane_error(filler, found.unseen, cfg, device) - saved, 1e-12)
         sampler, texture = begin(filler, found.learned, error, cfg, device)
         key = result_key(cfg, filling.sha256, volume_identity(source), table_digest(slices))

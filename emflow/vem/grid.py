@@ -99,9 +99,12 @@ def interpolate(values: Tensor, at: Tensor, axis: int = 0) -> Tensor:
 
 
 def between_steps(values: Tensor, at: Tensor) -> Tensor:
-    """Linear interpolation along the first axis: of half-widths, which no kernel may lower below both neighbours'."""
+    """Half-widths between steps, along the first axis: the larger neighbour's, since a measured slice has none.
+
+    A step where ``at`` is whole keeps its own. Beside a measured slice linear interpolation would state nearly nothing,
+    where noise differs as much as anywhere.
+    """
     last = len(values) - 1
     below = at.floor().long().clamp(0, last)
-    part = (at - below).to(values).view(-1, *[1] * (values.ndim - 1))
-    index = below.to(values.device)
-    return values[index] * (1 - part) + values[(index + 1).clamp(max=last)] * part
+    above = at.ceil().long().clamp(0, last)
+    return torch.maximum(values[below.to(values.device)], values[above.to(values.device)])

@@ -150,6 +150,7 @@ def read_filler(weights: Path, device: torch.device) -> tuple[Filler, Model]:
         float(facts["spread"]),
         float(facts["quantile"]),
         facts.get("ratio"),
+        int(facts.get("orientations", 1)),
     )
     return filler, model
 

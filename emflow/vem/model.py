@@ -37,6 +37,8 @@ class Filler:
     """Half-width of the 90 % interval in units of the stated scale; found on slices kept from training."""
     ratio: float | None = None
     """Distance of measured slices in pixels, where it is not the factor."""
+    orientations: int = 1
+    """Ways to mirror a plane that are averaged when a volume is filled: 1, 2 (as it is, and turned by 180°) or 4."""
 
     @staticmethod
     def begin(

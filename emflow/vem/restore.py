@@ -9,11 +9,20 @@ from torch import Tensor
 
 from emflow.nn.tiles import mirror
 from emflow.vem.blocks import Block
-from emflow.vem.gaps import COLUMNS
+from emflow.vem.gaps import COLUMNS, between
 from emflow.vem.grid import between_steps, interpolate
 from emflow.vem.lacking import Lacking
 from emflow.vem.model import Filler
 
+_SHARED = 0.4
+"""Part of what is known beforehand that is taken off when two families are joined: 1 if they shared nothing else. Chosen
+on simulated volumes (benchmarks/volume/mosaic.py), where 0.3 to 0.6 differ by 0.02 dB and 0 loses 0.05."""
+_MIRRORED: dict[int, list[tuple[list[int], list[int]]]] = {
+    1: [],
+    2: [([1], [2])],
+    4: [([1], [2]), ([1], []), ([], [2])],
+}
+"""Axes of planes (N, L + 1, W), along the volume's axis and across, that are mirrored, for each number of orientations."""
 _PLANE_PIXELS = 2**21
 """Output pixels of the planes that are worked on at once; bounds the memory."""
 
@@ -128,7 +137,11 @@ def _fill_lacking(
 def fill_block(
     filler: Filler, slices: Tensor, inner: tuple[slice, slice] = (slice(None), slice(None))
 ) -> tuple[Tensor, Tensor]:
-    """Missing slices of a block, as the mean of what xz and yz planes say, and the scale of their error.
+    """Missing slices of a block from what xz and yz planes say, and the scale of the error.
+
+    Each family is an expectation of the same residual: they are joined as two Gaussian ones are, by the inverse squares
+    of the scales that they state, less a part of what both know beforehand, its spread (after V. Tresp, Neural Comput.
+    12, 2719, 2000). So what both say alike counts for more than what either says.
 
     Parameters
     ----------
@@ -144,12 +157,18 @@ def fill_block(
     rows, columns = inner
     across = _fill_planes(filler, slices[:, rows].permute(1, 0, 2))[..., columns].permute(0, 2, 3, 1, 4)
     along = _fill_planes(filler, slices[:, :, columns].permute(2, 0, 1))[..., rows].permute(0, 2, 3, 4, 1)
-    mean, scale = (across + along) / 2
-    return mean, scale
+    line = between(slices[:, rows, columns].permute(1, 0, 2), filler.factor).permute(1, 2, 0, 3)
+    certain, more = across[1] ** -2, along[1] ** -2
+    both = certain + more
+    before = torch.minimum(certain, more).clamp(
+        max=2 / filler.spread**2
+    )  # Laplace: a spread has two squares of a scale
+    residual = ((across[0] - line) * certain + (along[0] - line) * more) / (both - _SHARED * before)
+    return line + residual, (2 / both).sqrt()
 
 
 def _fill_planes(filler: Filler, rows: Tensor) -> Tensor:
-    """Predict planes (N, L + 1, W) in groups; (2, N, L, factor - 1, W): values and scales."""
+    """Predict planes (N, L + 1, W) in groups, mirrored in all ways; (2, N, L, factor - 1, W): values and scales."""
     number, height, width = rows.shape
     down, across = filler.network.strides
     more = -(height - 1) % down, -width % (across * COLUMNS)
@@ -159,9 +178,21 @@ def _fill_planes(filler: Filler, rows: Tensor) -> Tensor:
         part = rows[first : first + step]
         if any(more):
             part = _continued(part, more)
-        for place, found in enumerate(filler.predict(part)):
-            out[place, first : first + step] = found[:, : height - 1, :, :width]
+        for place, mean in enumerate(_predict(filler, part)):
+            out[place, first : first + step] = mean[:, : height - 1, :, :width]
     return out
+
+
+def _predict(filler: Filler, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Values and scales, (N, L, factor - 1, W), of planes (N, L + 1, W): the mean over the filler's orientations."""
+    values, scales = filler.predict(rows)
+    for axis, across in _MIRRORED[filler.orientations]:
+        mirrored = filler.predict(rows.flip([*axis, *across]))
+        # rows of a gap are mirrored with the gaps
+        back = [*axis, *(n + 1 for n in axis), *(n + 1 for n in across)]
+        values += mirrored[0].flip(back)
+        scales += mirrored[1].flip(back)
+    return values / filler.orientations, scales / filler.orientations
 
 
 def _continued(planes: Tensor, more: tuple[int, int]) -> Tensor:

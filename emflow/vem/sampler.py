@@ -15,6 +15,7 @@ from emflow.nn.tiles import mirror
 from emflow.vem.blocks import Block
 from emflow.vem.gaps import COLUMNS, between, fold, neighbours, unfold
 from emflow.vem.model import Filler
+from emflow.vem.restore import fill_block
 from emflow.vem.texture import AXIAL_REACH, fitted
 
 WIDTH = 64
@@ -125,7 +126,7 @@ def tell(filler: Filler, rows: Tensor) -> Told:
 def sample_block(
     sampler: Sampler, slices: Tensor, block: Block, seeds: Sequence[int], evaluations: int
 ) -> tuple[Tensor, list[Tensor]]:
-    """Fill the gaps of a block from xz and yz planes: the mean, and textures to be added to it.
+    """Fill the gaps of a block from xz and yz planes: the mean, as it is restored, and textures to be added to it.
 
     Parameters
     ----------
@@ -143,10 +144,11 @@ def sample_block(
         (a - s, b - s) for (a, b), (s, _) in zip(block.core(factor), block.seen, strict=True)
     )
     end = min(end, len(slices) - 1)  # no gap follows the last slice
-    mean = slices.new_zeros((end - first, factor - 1, *(b - a for a, b in sides)))
-    textures = [torch.zeros_like(mean) for _ in seeds]
+    shape = (end - first, factor - 1, *(b - a for a, b in sides))
+    textures = [slices.new_zeros(shape) for _ in seeds]
     if end == first:
-        return mean, textures
+        return slices.new_zeros(shape), textures
+    mean = fill_block(sampler.filler, slices, (slice(*sides[0]), slice(*sides[1])))[0][first:end]
     full = _continued(slices, sampler.filler)
     rows, columns = sampler.flow_reach(evaluations)
     near = [(max(0, first - rows), min(len(full) - 1, end + rows))]
@@ -166,7 +168,6 @@ def sample_block(
             told = tell(sampler.filler, planes[part])
             at = (..., part) if turned else (slice(None), slice(None), part)
             back = (1, 2, 3, 0) if turned else (1, 2, 0, 3)
-            mean[at] += told.mean[:, first:end, :, along[0] : along[1]].permute(back) / 2
             for texture, noise in zip(textures, noises, strict=True):
                 begun = noise.permute((3, 0, 1, 2) if turned else (2, 0, 1, 3))
                 begun = fold(begun[offset + part.start : offset + part.stop])
