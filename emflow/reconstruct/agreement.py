@@ -20,9 +20,9 @@ BEYOND_GIVEN = 0.75
 """Agreement has to reach finer than this part of the resolution of a map that both began from."""
 SAME_MAP = 0.7
 """Correlation, without the spheres, of maps that are the same: starts that succeed reach 0.9."""
-SAME_HALVES = 0.6
-"""Correlation of two half-sets' first maps that hold the same structure: such maps had 0.69 to 0.96; where one was a
-false minimum, a mixture of both hands for instance, it was 0.43 to 0.51, and they agreed to 17 to 20 Å all the same."""
+SAME_HALVES = 0.5
+"""Correlation of two half-sets' first maps that hold the same structure: such maps had 0.54 to 0.96; where one was a
+false minimum or the particles of two kinds, it was 0.2 to 0.5, and they agreed to 20 Å all the same."""
 RANDOMISE_BELOW = 0.8
 """Phases are randomised from the first shell where the FSC within the sphere falls below this, as RELION does."""
 
