@@ -59,6 +59,7 @@ else:
             params:
                 cfg=project.section("pick.apply", pixels=project.other_pixels),
 
+
 if project.assessed:
 
     rule pick_assess:

@@ -42,7 +42,9 @@ rule session_select:
         runtime=lambda wildcards, attempt: 10 * attempt,
     params:
         cfg=section("session.select"),
-        assessed=lambda wildcards, input: [f"--assessed={name}" for name in input.assessed],
+        assessed=lambda wildcards, input: [
+            f"--assessed={name}" for name in input.assessed
+        ],
     shell:
         "emflow session select {input.check} {input.ctf} {input.pick} {output} {params.assessed:q}"
         " --json {params.cfg:q} --threads {threads} --record {log}"
