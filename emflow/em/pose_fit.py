@@ -30,8 +30,11 @@ LEAST = 1.0
 """Information that is taken for granted: a direction in which the map says nothing stays as uncertain as a radian
 or a pixel."""
 
-SETTLED = 0.005
-"""Log-likelihood that a step has to promise: with less to gain a pose is within a tenth of its deviation of the top."""
+UNDAMPED = 1e-3
+"""Damping of a step whose last one raised the likelihood."""
+TRUSTED = 0.1
+"""Log-likelihood promised below which an undamped step is taken without looking, as the last: it is less than half of the
+pose's deviation, and the likelihood is quadratic there."""
 
 FIELDS = ("rotations", "shifts_px", "scores", "covariance")
 """Of :class:`FittedPoses`."""
@@ -122,8 +125,8 @@ def fit_poses(
     rotations, shifts_px
         Where to begin, (B, 3, 3) and (B, 2).
     steps
-        Steps at most; one that lowers the likelihood is taken back and shortened. A pose with less than
-        :data:`SETTLED` to gain takes no more.
+        Steps at most; one that lowers the likelihood is taken back and shortened. One that promises less than
+        :data:`TRUSTED` is the last: neither the likelihood nor its slope is computed again.
     """
 
     def fit(here: slice) -> FittedPoses:
@@ -163,15 +166,19 @@ def _fit(
     """A batch."""
     here = _Slope.at(images, spectrum, plane, rotations, shifts)
     rotations, shifts = rotations.clone(), shifts.clone()
-    damping = torch.full_like(here.score, 1e-3)
+    damping = torch.full_like(here.score, UNDAMPED)
+    on = torch.arange(len(rotations), device=rotations.device)
     for _ in range(steps):
         step, promised = here.step(damping, plane)
-        on = (promised > SETTLED).nonzero()[:, 0]
-        if len(on) == 0:
-            break
-        step = step[on]
+        step, promised = step[on], promised[on]
         turned = rotation_vector_to_matrix(step[:, :3]) @ rotations[on]
         moved = shifts[on] + step[:, 3:]
+        last = (promised <= TRUSTED) & (damping[on] <= UNDAMPED)
+        rotations[on[last]], shifts[on[last]] = turned[last], moved[last]
+        here.score[on[last]] += promised[last]
+        on, turned, moved = on[~last], turned[~last], moved[~last]
+        if len(on) == 0:
+            break
         there = _Slope.at(images[on], spectrum, plane, turned, moved)
         better = there.score > here.score[on]
         rotations[on[better]], shifts[on[better]] = turned[better], moved[better]

@@ -240,7 +240,7 @@ def _refine(
                 volumes, voxel = read_halves(start)
                 state = start_state(refinement, volumes, voxel, begun.given_angstrom)
             state = refinement.run(refinement.as_first(state), lambda now: checkpoint.save(*pack(now)))
-            halves = [refinement.accumulate(half).solve() for half in state.halves]
+            halves = refinement.raw_halves(state)
             if ranks.first:
                 _write_refined(source, refinement, state, begun, (halves[0], halves[1]), out)
     if ranks.first:

@@ -37,7 +37,7 @@ class ReconstructAbinitio(SpecimenSize, SpecimenSymmetry):
 class ReconstructRefine(SpecimenSize, SpecimenSymmetry):
     """Refine poses and map in two independent halves."""
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     start_lowpass_angstrom: float | None = Field(None, gt=1, le=500)
     """First maps that are not known to come from separate random starts are filtered to this resolution: what the
     halves agree on beyond it is the particles' own. null takes a fifth of the diameter, divided by the cube root of

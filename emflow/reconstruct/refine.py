@@ -97,6 +97,7 @@ class Refinement:
         self.sphere = soft_sphere(
             images.box, 0.55 * self.diameter_px, max(4.0, self.diameter_px / 16), device=self.device
         )
+        self._latest: tuple[tuple[HalfState, HalfState], list[Tensor]] | None = None
 
     def spacing_deg(self, band: float) -> float:
         """Spacing of orientations that a band asks for."""
@@ -136,6 +137,12 @@ class Refinement:
         numbers = [state.filling, state.iteration, state.history, state.finished]
         filling, iteration, history, finished = json.loads(self.ranks.first_tells(json.dumps(numbers)))
         return State(state.halves, says(state.fsc), filling, iteration, history, finished)
+
+    def raw_halves(self, state: State) -> list[Tensor]:
+        """Raw half maps of a state's poses, kept from the iteration that found them."""
+        if self._latest is None or self._latest[0] is not state.halves:
+            self._latest = state.halves, [self.accumulate(half).solve() for half in state.halves]
+        return self._latest[1]
 
     def iterate(self, state: State) -> State:
         """One iteration of both halves."""
@@ -182,6 +189,7 @@ class Refinement:
         )
         new = State((found[0][0], found[1][0]), curve, filling, state.iteration + 1, history)
         new.finished = self.converged(new)
+        self._latest = new.halves, raw
         return new
 
     @property
