@@ -5,6 +5,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from emflow.pick.config_assess import PickAssess, PickSize
+from emflow.pick.config_filaments import PickFilaments
 from emflow.pick.config_tools import PickConsensus, PickExport, PickScore, PickTrain
 from emflow.step import OpticsFacts, SpecimenContrast, SpecimenSize, StepConfig
 
@@ -68,6 +69,7 @@ STEPS: dict[str, type[StepConfig]] = {
     "assess": PickAssess,
     "consensus": PickConsensus,
     "export": PickExport,
+    "filaments": PickFilaments,
     "score": PickScore,
     "size": PickSize,
     "train": PickTrain,
