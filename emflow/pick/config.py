@@ -62,6 +62,8 @@ class PickApply(OpticsFacts, SpecimenSize, SpecimenContrast):
 class PickImport(OpticsFacts):
     """Take somebody's coordinates instead of picking."""
 
+    version: ClassVar[int] = 2
+
 
 STEPS: dict[str, type[StepConfig]] = {
     "apply": PickApply,

@@ -18,12 +18,14 @@ from emflow.extract.command import join as join_shards
 from emflow.extract.command import run as extract
 from emflow.extract.config import ExtractJoin, ExtractRun
 from emflow.io.coordinates import read_coordinates
+from emflow.io.image import read_image
+from emflow.io.imported import HELICAL
 from emflow.io.micrographs import Micrographs, load_micrographs
 from emflow.io.mrc import write_mrc
 from emflow.io.record import read_json
 from emflow.io.star import floats, read_star, write_star
 from emflow.pick import command
-from emflow.pick.config import PickFilaments
+from emflow.pick.config import PickFilaments, PickImport
 from emflow.pick.curves import equidistant, join, length_of, smooth
 from emflow.pick.filaments import Filament, Found, pick_filaments
 from emflow.pick.outputs_filaments import as_result, write_pairs
@@ -31,6 +33,7 @@ from emflow.step import EmflowError
 
 BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "pick_filaments.py"
 SIDE, PIXEL, WIDTH = 640, 3.0, 100.0
+OPTICS = {"pixel_size_angstrom": PIXEL}
 SETTINGS = PickFilaments(filament_width_angstrom=WIDTH, spacing_angstrom=48.0)
 
 
@@ -156,7 +159,7 @@ def test_starts_and_ends_are_read_as_they_were_written(
     folder = tmp_path_factory.mktemp("pairs")
     names = [f"in/m{row}.mrc" for row in range(len(ends))]
     write_star(folder / "m.star", {"micrographs": pd.DataFrame({"rlnMicrographName": names}, dtype=object)})
-    images = load_micrographs(folder / "m.star", SETTINGS.model_copy(update={"pixel_size_angstrom": PIXEL}))
+    images = load_micrographs(folder / "m.star", SETTINGS.model_copy(update=OPTICS))
     empty = np.zeros(0)
     results = {}
     for row, some in enumerate(ends):
@@ -181,7 +184,7 @@ def test_the_command_and_extraction(
     write_mrc(Path("in/a.mrc"), image, PIXEL)
     write_mrc(Path("in/b.mrc"), np.ascontiguousarray(image.T), PIXEL)
     write_mrc(Path("in/flat.mrc"), np.ones_like(image), PIXEL)
-    cfg = SETTINGS.model_copy(update={"pixel_size_angstrom": PIXEL, "figures": 1})
+    cfg = SETTINGS.model_copy(update={**OPTICS, "figures": 1})
     command.filaments(Path("in"), Path("out/filaments.star"), cfg=cfg)
     tables = read_star("out/filaments.star")
     assert list(tables["set_aside"]["rlnMicrographName"]) == ["in/flat.mrc"]
@@ -202,6 +205,10 @@ def test_the_command_and_extraction(
 
     pairs = read_coordinates(Path("out/filaments_startend/manualpick.star")).table
     assert len(pairs) == 2 * metrics["pairs"]
+    command.import_(Path("in"), Path("out/filaments.star"), Path("imported.star"), cfg=PickImport(**OPTICS))
+    imported = read_star("imported.star")["particles"]
+    for name in HELICAL:
+        assert imported[name].tolist() == segments[name].tolist()
     first = Path("out/filaments.star").read_bytes()
     command.filaments(Path("in"), Path("again/filaments.star"), cfg=cfg)
     assert Path("again/filaments.star").read_bytes() == first
@@ -215,7 +222,7 @@ def test_the_command_and_extraction(
     assert len(cut) > 0.8 * len(segments)
     kept = cut.merge(segments, on="emflowParticleId", suffixes=("", "_picked"))
     assert len(kept) == len(cut)
-    for name in ("rlnHelicalTubeID", "rlnAngleTiltPrior", "rlnAnglePsiPrior", "rlnHelicalTrackLengthAngst"):
+    for name in HELICAL:
         assert (kept[name] == kept[f"{name}_picked"]).all()
     tubes = cut.groupby(["rlnMicrographName", "rlnHelicalTubeID"])["rlnRandomSubset"].nunique()
     assert (tubes == 1).all()
@@ -225,6 +232,13 @@ def test_the_command_and_extraction(
 def with_ctf(images: Micrographs) -> dict[str, Any]:
     table = images.table.assign(rlnDefocusU="15000", rlnDefocusV="15000", rlnDefocusAngle="0")
     return {"optics": images.optics, "micrographs": table}
+
+
+def test_real_single_particles_are_no_filaments(real_data: Path) -> None:
+    for pattern, pixel, width in (("apoferritin/*.tif", 1.5, 120.0), ("ribosome/*.tif", 5.36, 250.0)):
+        path = sorted(real_data.glob(pattern))[0]
+        cfg = PickFilaments(filament_width_angstrom=width)
+        assert pick_filaments(torch.from_numpy(read_image(path)), pixel, True, cfg).filaments == []
 
 
 def test_errors_say_what_is_missing(tmp_path: Path, image: np.ndarray) -> None:
