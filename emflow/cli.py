@@ -62,6 +62,7 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
             "import": "Take somebody's coordinates, matched by micrograph name.",
             "assess": "Say of each micrograph whether it is good, or why not.",
             "size": "Estimate the particle's diameter from the micrographs.",
+            "filaments": "Find filaments, and places at equal distances along them.",
             "train": "Learn to pick from some labelled particles.",
             "consensus": "Join the picks of several pickers.",
             "export": "Write picks for RELION, EMAN, Topaz or a spreadsheet.",

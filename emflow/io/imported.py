@@ -23,6 +23,16 @@ CTF_COLUMNS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift",
 """Columns that an imported CTF table may have; the first three it must have."""
 
 
+HELICAL = (
+    "rlnHelicalTubeID",
+    "rlnAngleTiltPrior",
+    "rlnAnglePsiPrior",
+    "rlnHelicalTrackLengthAngst",
+    "rlnAnglePsiFlipRatio",
+)
+"""What segments of filaments keep."""
+
+
 @dataclass(frozen=True)
 class Match:
     """Rows of a foreign table that belong to our micrographs."""
@@ -174,6 +184,7 @@ def read_imported_picks(star: Path, micrographs: Micrographs) -> Tables:
             "rlnAutopickFigureOfMerit": table.get("rlnAutopickFigureOfMerit", pd.Series("1", table.index)),
             "emflowMicrographId": ids,
             "emflowParticleId": [f"{m}-{round(a)}-{round(b)}" for m, a, b in zip(ids, x, y, strict=True)],
+            **{name: table[name] for name in HELICAL if name in table},
         },
         dtype=object,
     ).drop_duplicates("emflowParticleId")

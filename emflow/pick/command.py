@@ -23,6 +23,7 @@ from emflow.pick.apply_classical import pick_log, pick_with_references
 from emflow.pick.apply_labels import pick_learned
 from emflow.pick.apply_network import pick_with_network
 from emflow.pick.command_assess import assess
+from emflow.pick.command_filaments import filaments
 from emflow.pick.command_learn import train
 from emflow.pick.command_size import size
 from emflow.pick.command_tools import consensus, export, score
@@ -34,7 +35,7 @@ from emflow.pick.inputs_network import load_general
 from emflow.pick.outputs import as_result, pick_tables, write_mask
 from emflow.step import EmflowError, OutOfMemory, Run
 
-__all__ = ["apply", "assess", "consensus", "export", "import_", "score", "size", "train"]
+__all__ = ["apply", "assess", "consensus", "export", "filaments", "import_", "score", "size", "train"]
 
 log = logging.getLogger("emflow")
 

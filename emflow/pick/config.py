@@ -5,6 +5,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from emflow.pick.config_assess import PickAssess, PickSize
+from emflow.pick.config_filaments import PickFilaments
 from emflow.pick.config_tools import PickConsensus, PickExport, PickScore, PickTrain
 from emflow.step import OpticsFacts, SpecimenContrast, SpecimenSize, StepConfig
 
@@ -61,6 +62,8 @@ class PickApply(OpticsFacts, SpecimenSize, SpecimenContrast):
 class PickImport(OpticsFacts):
     """Take somebody's coordinates instead of picking."""
 
+    version: ClassVar[int] = 2
+
 
 STEPS: dict[str, type[StepConfig]] = {
     "apply": PickApply,
@@ -68,6 +71,7 @@ STEPS: dict[str, type[StepConfig]] = {
     "assess": PickAssess,
     "consensus": PickConsensus,
     "export": PickExport,
+    "filaments": PickFilaments,
     "score": PickScore,
     "size": PickSize,
     "train": PickTrain,
