@@ -17,6 +17,9 @@ from emflow.em.symmetry import frame_choices
 from emflow.em.volume_align import Alignment, Match, align_volume, apply_alignment
 
 _BATCH = 256
+_RATES = (0.25, 0.25, 0.05)
+"""Longest steps of three climbs to a drift, one after the other: without the last rounding shows in hundredths of a
+degree."""
 _AWAY = (0.61, -0.38, 0.93)
 """A rotation vector (radian) like no other."""
 
@@ -105,8 +108,8 @@ def align_nearby(moving: Tensor, fixed: Tensor, symmetry: str = "C1", max_band: 
     match = Match(moving, turned, band)
     hand = torch.zeros(1, dtype=torch.bool, device=fixed.device)
     rotation, shift = away.to(fixed)[None], torch.zeros(1, 3, device=fixed.device)
-    for _ in range(3):
-        rotation, shift = match.refine(rotation, shift, hand, band, 20)
+    for rate in _RATES:
+        rotation, shift = match.refine(rotation, shift, hand, band, 20, rate)
     score = float(match.scores(rotation, shift, hand, band))
     drift = away.T @ rotation[0].double().cpu()
     move = away.T @ shift[0].double().cpu() * (n / small)

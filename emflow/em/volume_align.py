@@ -227,9 +227,15 @@ class Match:
         return product.sum(1) / (power.sum(1) * self._fixed[:, :count].square().sum()).sqrt().clamp(min=1e-12)
 
     def refine(
-        self, rotations: Tensor, shifts: Tensor, mirrored: Tensor, band: int, steps: int
+        self,
+        rotations: Tensor,
+        shifts: Tensor,
+        mirrored: Tensor,
+        band: int,
+        steps: int,
+        rate: float = 0.25,
     ) -> tuple[Tensor, Tensor]:
-        """Climb each candidate's weighted correlation by Adam.
+        """Climb each candidate's weighted correlation by Adam, with steps from ``rate`` to a hundredth of it.
 
         A shell's weight, FSC/(1 − FSC²) as it stands, is that of maximum likelihood where one of two
         whitened maps is noisy.
@@ -248,10 +254,10 @@ class Match:
         unit_angle, unit_shift = 1.5 / band, self.box / (2 * math.pi * band)
         turn = torch.zeros_like(shifts, requires_grad=True)
         move = torch.zeros_like(shifts, requires_grad=True)
-        optimiser = torch.optim.Adam([turn, move], lr=0.25, betas=(0.7, 0.95))
+        optimiser = torch.optim.Adam([turn, move], lr=rate, betas=(0.7, 0.95))
         for step in range(steps):
             for group in optimiser.param_groups:
-                group["lr"] = 0.25 * 0.01 ** (step / steps)
+                group["lr"] = rate * 0.01 ** (step / steps)
             optimiser.zero_grad()
             turned = rotation_vector_to_matrix(turn * unit_angle) @ rotations
             product, _ = self._products(turned, shifts + move * unit_shift, mirrored, count)

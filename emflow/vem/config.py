@@ -1,8 +1,8 @@
 """Settings of the vem room."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from emflow.step import StepConfig
 from emflow.vem.config_images import VemDenoise, VemTrainImages
@@ -81,14 +81,21 @@ class VemTrain(VoxelSize, SliceTable):
     """Part of the crops that come from the isotropic volume, where one is given; 1 learns from it alone."""
     coverage: float = Field(0.9, gt=0.5, lt=1)
     """Share of true values that the interval about a restored voxel shall hold."""
-    orientations: Literal[1, 2, 4] = 4
-    """Ways to mirror a plane that vem restore averages: 1 costs a quarter of 4, and loses about 0.1 dB."""
+    orientations: int = Field(4, ge=1, le=4)
+    """Ways to mirror a plane that vem restore averages, 1, 2 or 4: 1 costs a quarter of 4, and loses about 0.1 dB."""
     max_slices: int = Field(128, ge=2, le=100000)
     """Slices to learn from: the middle ones, held in memory."""
     max_side_px: int = Field(1024, ge=32, le=100000)
     """Side of the middle part of each slice that is learned from, in pixels."""
     held_out: bool = True
     """Hide slices, restore and score them, and correct the interval by what they tell; doubles the training's cost."""
+
+    @field_validator("orientations")
+    @classmethod
+    def _mirrored_whole_axes(cls, value: int) -> int:
+        if value == 3:
+            raise ValueError("should be 1, 2 or 4")
+        return value
 
 
 class VemRestore(VoxelSize, SliceTable):
