@@ -95,13 +95,18 @@ def _write_boxes(path: Path, table: pd.DataFrame, box: int) -> None:
 
 
 def _write_relion(out: Path, table: pd.DataFrame, listed: frozenset[str], how: str) -> None:
-    """A file for each micrograph that has particles, where RELION 3.1 looks for it, and the list for RELION 4 and 5."""
+    """A file for each micrograph that has particles, where RELION 3.1 looks for it, and the list for RELION 4 and 5.
+
+    RELION 3.1 takes every file that it finds: one of an earlier export, of a micrograph that has none now, is removed.
+    """
     columns = [c for c in RELION_COLUMNS if c in table]
     rows = []
     for path, name, part in _by_micrograph(table, listed, out, f"_{how}pick.star", in_folders=True):
         if len(part):
             write_star(path, {"": part[columns]})
             rows.append([name, str(path)])
+        else:
+            path.unlink(missing_ok=True)
     files = pd.DataFrame(rows, columns=pd.Index([NAME, "rlnMicrographCoordinates"]), dtype=object)
     write_star(out / f"{how}pick.star", {"coordinate_files": files})
 

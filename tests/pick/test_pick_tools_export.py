@@ -121,6 +121,18 @@ def test_what_was_exported_is_imported(tmp_path: Path, monkeypatch: pytest.Monke
     assert sorted(floats(table, "rlnCoordinateY")) == [3, 6]
 
 
+@pytest.mark.parametrize("kind", ["relion", "relion-manual"])
+def test_no_file_of_an_earlier_export_stays_for_a_micrograph_without_particles(
+    tmp_path: Path, kind: str
+) -> None:
+    cfg, folder = PickExport(format=kind), tmp_path / "jobs"
+    for names in (NAMES[:2], NAMES[1:2]):
+        star_of([(name, 1000, 2000, 9000) for name in names], tmp_path / "p.star")
+        command.export(tmp_path / "p.star", folder, cfg=cfg)
+    files = sorted(path.name for path in (folder / "mic").iterdir())
+    assert files == ["c_autopick.star" if kind == "relion" else "c_manualpick.star"]
+
+
 @pytest.mark.skipif(shutil.which("relion_preprocess") is None, reason="RELION is not installed")
 @pytest.mark.parametrize("kind", ["relion", "relion-manual", "box"])
 def test_relion_extracts_at_the_exported_places(
